@@ -94,6 +94,7 @@ LOCAL: dict[str, tuple[str, ...]] = {
     "token": ("--key={key}",),
     "token key": ("{new}",),
     "completion": ("bash",),
+    "certificates": ("{new}",),
     "sample-data": ("{new}",),
     "template": ("loans", "--output={new}"),
     "demo": (),
@@ -190,7 +191,14 @@ WRONG_SETTINGS = [
     ("CREDIT_CONSOLE_SECRET", "hush-hush", "at least 32 characters"),
     ("CREDIT_CLOCK_OFFSET_FILE", "/", "Is a directory"),
 ]
-_READ_NO_SETTINGS = {"scorecard check", "token key", "completion", "template", "probe"}
+_READ_NO_SETTINGS = {
+    "scorecard check",
+    "token key",
+    "completion",
+    "template",
+    "probe",
+    "certificates",
+}
 
 
 @pytest.mark.parametrize("command", sorted({*STARTING, *OPERATING, *LOCAL} - _READ_NO_SETTINGS))

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - a command imports its implementation when it runs
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -76,6 +77,26 @@ def probe(
     from credit_service.cli import probe
 
     return probe.probe(target, service, timeout_seconds, live=live)
+
+
+@app.command(group=OPERATE)
+def certificates(
+    folder: Annotated[Path, Parameter(help="Folder to write to.")] = Path("dev-certificates"),
+    /,
+    *,
+    host: Annotated[
+        tuple[str, ...],
+        Parameter(help="Host name or IP address of the server. Can be given several times."),
+    ] = ("localhost", "127.0.0.1", "::1"),
+    days: Annotated[int, Parameter(help="Days until they expire, 1 to 365.")] = 30,
+) -> int:
+    """Create TLS certificates for development: an authority, a server and a client.
+
+    Only the owner can read the files. Never overwrites a file.
+    """
+    from credit_service.cli import certificates
+
+    return certificates.create(folder, host, days)
 
 
 @app.command(group=OPERATE)
