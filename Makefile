@@ -190,7 +190,7 @@ generate: $(VENV)/installed-dev ## generate the Python code and docs/reference f
 	$(RUN) scripts/contract.py generate
 
 .PHONY: clients
-clients: $(VENV)/installed-dev ## build the client packages for Python and Node into .build/clients
+clients: $(VENV)/installed-dev ## build the client packages for Python, Node and Go into .build/clients
 	$(RUN) scripts/clients.py
 
 .PHONY: migration

@@ -1,8 +1,9 @@
-"""Builds the client packages into .build/clients: a wheel for Python, a tarball for Node.
+"""Builds the clients into .build/clients: a wheel for Python, a tarball for Node, a Go module.
 
     python scripts/clients.py
 
-Needs npm, and fetches the packages that the builds need. Exit status: 0; that of a failed command.
+Needs npm and Go, and fetches the packages that the builds need. Exit status: 0; that of a failed
+command.
 """
 
 import argparse
@@ -58,6 +59,20 @@ def generate_node(folder: Path) -> None:
     _run(generate, path=folder / "node_modules" / ".bin")
 
 
+def go() -> None:
+    """Build the module: generate the messages, compile."""
+    folder = BUILT / "go"
+    shutil.copytree(CLIENTS / "go", folder, dirs_exist_ok=True)
+    generate_go(folder)
+    _run(["go", "build", "./..."], folder)
+
+
+def generate_go(folder: Path) -> None:
+    """Generate the messages of the contract into creditpb of the module in `folder`."""
+    contract.imports()
+    _run(["buf", "generate", "--template", CLIENTS / "go" / "buf.gen.yaml", "--output", folder])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,17 +83,27 @@ def main() -> int:
         metavar="FOLDER",
         help="only generate the messages for Node, in a copy of clients/node with its node_modules",
     )
-    folder = parser.parse_args().generate_node
+    parser.add_argument(
+        "--generate-go",
+        type=Path,
+        metavar="FOLDER",
+        help="only generate the messages for Go, in a copy of clients/go",
+    )
+    arguments = parser.parse_args()
     try:
-        if folder is not None:
-            generate_node(folder)
+        if arguments.generate_node is not None:
+            generate_node(arguments.generate_node)
+            return 0
+        if arguments.generate_go is not None:
+            generate_go(arguments.generate_go)
             return 0
         BUILT.mkdir(parents=True, exist_ok=True)
         python()
         node()
+        go()
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
-    for package in sorted(BUILT.glob("credit*")):
+    for package in (*sorted(BUILT.glob("credit*")), BUILT / "go"):
         print(package.relative_to(ROOT))
     return 0
 

@@ -73,6 +73,7 @@ _PROGRAMS = {
         ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"),
         "chromium-headless-shell",
     ),
+    "go": _Program(("go",), "golang-go"),
     "jq": _Program(("jq",), "jq"),
     "node": _Program(("node",), "nodejs"),
     "npm": _Program(("npm",), "npm"),
