@@ -75,8 +75,8 @@ demo: $(VENV)/installed-run ## start the service from scratch, show its calls, c
 	$(VENV)/bin/credit-service demo
 
 .PHONY: up
-up: $(VENV)/installed-run ## run databases, worker, server and console until Ctrl-C
-	$(VENV)/bin/credit-service up
+up: $(VENV)/installed-run ## run databases, worker, server and console until Ctrl-C: SANDBOX=1 with a year of data
+	$(VENV)/bin/credit-service up $(if $(SANDBOX),--sandbox)
 
 ##
 # Developing

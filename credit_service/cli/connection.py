@@ -8,9 +8,9 @@ from threading import Thread
 
 import grpc
 
-from credit_service.address_text import check_target
 from credit_service.cli.common import Target, UsageError
 from credit_service.client.channel import open_channel, require_ready
+from credit_service.settings import check_target
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 15.0

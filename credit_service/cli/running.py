@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,15 @@ def ensure_one_database(settings: Settings, data_dir: Path | None) -> None:
         )
 
 
-def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
+def up(
+    settings: Settings,
+    *,
+    ready_file: Path | None,
+    console: bool,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
     """Run everything until SIGINT or SIGTERM, then stop it in order: console, server, worker,
-    databases.
+    databases. `on_ready` gets the server's address once everything runs.
 
     A part that dies after the start is restarted; the others keep running.
 
@@ -106,6 +112,8 @@ def up(settings: Settings, *, ready_file: Path | None, console: bool) -> int:
         if ready_file is not None:
             _write_ready_file(ready_file, stack)
             running.callback(ready_file.unlink, missing_ok=True)
+        if on_ready is not None:
+            on_ready(stack.callable_address)
         while not signals.requested:
             stack.poll()
             time.sleep(_POLL_SECONDS)

@@ -1,10 +1,10 @@
 """Channels of the command line and the console, with TLS as the settings configure it."""
 
-import os
 from pathlib import Path
 
 import grpc
 
+from credit_service.settings import ClientSettings
 from credit_service_client import channel
 from credit_service_client.channel import TokenSource
 from credit_service_client.tls import ClientTls
@@ -29,24 +29,8 @@ def require_ready(
 
 def _tls(ca: Path | None) -> ClientTls | None:
     """Return the TLS files of the settings, with `ca` before CREDIT_SERVER_CA; None: no TLS."""
-    if ca is None and not _may_have_settings():
-        return None
-    # pydantic takes longer to import than a call takes.
-    from credit_service.settings import ClientSettings  # noqa: PLC0415
-
     settings = ClientSettings()
     trusted = ca or settings.server_ca
     if trusted is None:
         return None
     return ClientTls(trusted, settings.client_certificate, settings.client_private_key)
-
-
-_VARIABLES = frozenset(
-    {"CREDIT_SERVER_CA", "CREDIT_CLIENT_CERTIFICATE", "CREDIT_CLIENT_PRIVATE_KEY"}
-)
-
-
-def _may_have_settings() -> bool:
-    """Whether the environment or the folder of secrets can name TLS files."""
-    folder = os.environ.get("CREDIT_SECRETS_DIR", "/run/secrets")
-    return not _VARIABLES.isdisjoint(map(str.upper, os.environ)) or Path(folder).is_dir()

@@ -34,6 +34,10 @@ def up(
             negative="--no-console",
         ),
     ] = True,
+    sandbox: Annotated[
+        bool,
+        flag("Live through a made-up year of lending first, on databases of its own."),
+    ] = False,
 ) -> int:
     """Run everything: databases (embedded if none are configured), migrations, server, worker and
     QA console.
@@ -43,7 +47,12 @@ def up(
     from credit_service.cli import running
 
     settings = running.settings_with(listen=listen, processes=processes, data_dir=data_dir)
-    return running.up(settings, ready_file=ready_file, console=console)
+    if not sandbox:
+        return running.up(settings, ready_file=ready_file, console=console)
+    from credit_service.cli.sandboxes import Sandbox
+
+    made = Sandbox(settings)
+    return running.up(made.settings, ready_file=ready_file, console=console, on_ready=made.fill)
 
 
 @app.command(group=RUN)
