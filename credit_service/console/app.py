@@ -27,7 +27,7 @@ from starlette.types import Scope
 
 from credit_service.client import display
 from credit_service.client.channel import open_channel
-from credit_service.console import charts, fields, formats
+from credit_service.console import charts, fields, formats, lists
 from credit_service.console.backtests import Backtests
 from credit_service.console.calls import Snippets
 from credit_service.console.feed import Feeds
@@ -56,6 +56,7 @@ from credit_service.console.views import (
     session,
     undo,
 )
+from credit_service.console.views import lists as listings
 from credit_service.rupees import format_inr, group_digits
 from credit_service.settings import Settings
 from credit_service.v1 import (
@@ -111,6 +112,13 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("GET", "/qa/referrals", referrals.index),
     ("GET", "/qa/overdue", overdue.index),
     ("POST", "/qa/decisions/{decision_id}/review", referrals.review),
+    ("GET", "/qa/exports/{file}", listings.export),
+    *(
+        ("GET", each.path, listings.index_of(each))
+        for each in (lists.LOANS, lists.OFFERS, lists.PAYMENTS, lists.CHANGES)
+    ),
+    ("GET", lists.ROW_ERRORS.path, listings.index_of(lists.ROW_ERRORS)),
+    ("GET", lists.EVENTS.path, listings.index_of(lists.EVENTS)),
     ("GET", "/qa/offers/{offer_id}", offers.show),
     ("GET", "/qa/offers/{offer_id}/key-facts", keyfacts.of_offer),
     ("POST", "/qa/offers/{offer_id}/accept", offers.accept),
@@ -332,7 +340,7 @@ def _templates(settings: Settings) -> jinja2.Environment:
         row_error_code=partial(display.enum_name, enum=ingestion_pb2.RowErrorCode),
         ingestion_error_code=partial(display.enum_name, enum=ingestion_pb2.IngestionErrorCode),
     )
-    environment.globals.update(charts=charts, static=_static_names(_HERE / "static"))
+    environment.globals.update(charts=charts, zone=zone, static=_static_names(_HERE / "static"))
     return environment
 
 

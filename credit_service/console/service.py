@@ -351,6 +351,21 @@ class Service:
                     del found[0]
         return found
 
+    def events(
+        self, request: pb.WatchCreditEventsRequest, count: int
+    ) -> tuple[list[event_pb2.CreditEvent], str]:
+        """WatchCreditEvents: the next `count` past events, and the id of the last one, or '' if
+        there are no more."""
+        found: list[event_pb2.CreditEvent] = []
+        with self._kept(request), closing(self.watch(request, STREAM_TIMEOUT_SECONDS)) as stream:
+            for response in stream:
+                if response.WhichOneof("message") == "heartbeat":
+                    return found, ""
+                if len(found) == count:
+                    break
+                found.append(response.event)
+        return found, str(found[-1].event_id) if found else ""
+
     def watch(
         self,
         request: pb.WatchCreditEventsRequest,

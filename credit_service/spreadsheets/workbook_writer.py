@@ -295,7 +295,10 @@ def escaped(text: str) -> str:
 
 
 def write_table(
-    file: IO[bytes], headers: Sequence[Cell], rows: Iterable[Sequence[Cell]], title: str = "Sheet1"
+    file: IO[bytes],
+    headers: Sequence[Cell | Decimal],
+    rows: Iterable[Sequence[Cell | Decimal]],
+    title: str = "Sheet1",
 ) -> None:
     """Write a workbook of one sheet with the header in its first row."""
     workbook = Workbook(write_only=True)

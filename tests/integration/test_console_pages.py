@@ -15,6 +15,7 @@ from google.type.money_pb2 import Money
 
 from credit_service.cli.app import run
 from credit_service.clock import Clock
+from credit_service.console import lists
 from credit_service.ingestion.reverting import revert_ingestion, run_revert
 from credit_service.ingestion.uploads import run_upload
 from credit_service.spreadsheets import samples, templates
@@ -534,3 +535,51 @@ def test_an_earlier_day_is_shown_with_what_is_not_known(
         shown = " ".join(capsys.readouterr().out.split())
         assert "As of 2020-06-30, by what is known today" in shown
         assert "not known: which EMIs of loans" in shown
+
+
+def test_a_list_is_filtered_by_its_address_and_exported_with_the_same_filters(
+    server: Edge, visitor: Visitor
+) -> None:
+    customer, other = register(server.credit, "9876500001"), register(server.credit, "9876500002")
+    import_loans(server, customer, 2)
+    declined = server.credit.CreateLoan(
+        loan_request(customer, loan_amount=Money(units=90_00_00_000))
+    ).decision_id
+    page = visitor.ask(f"/qa/decisions?customer_id={customer}&outcome=DECLINED").text
+    assert f"/qa/decisions/{declined}" in page
+    assert '<option value="DECLINED" selected>' in page
+    export = re.search(r'href="(/qa/exports/decisions\.csv[^"]*)"', page)
+    assert export is not None
+    sent = visitor.ask(export[1].replace("&amp;", "&"))
+    assert sent.headers["content-disposition"] == 'attachment; filename="decisions.csv"'
+    lines = sent.body.decode().splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith(f"{declined},{customer},DECLINED,900000000.00,")
+    for query in (f"customer_id={other}", f"customer_id={customer}&outcome=APPROVED"):
+        assert "No decisions with these filters." in visitor.ask(f"/qa/decisions?{query}").text
+        assert visitor.ask(f"/qa/exports/decisions.csv?{query}").body.count(b"\r\n") == 1
+
+    file = visitor.ask(f"/qa/exports/loans.xlsx?customer_id={customer}").body
+    rows = list(openpyxl.load_workbook(io.BytesIO(file)).active.values)[1:]
+    assert {row[:2] for row in rows} == {("2000", str(customer)), ("2001", str(customer))}
+    assert visitor.ask("/qa/exports/loans.csv").status == 400
+    assert visitor.ask(f"/qa/exports/loans.csv?customer_id={10**15 - 1}").status == 404
+    for name in ("none.csv", "loans.exe", "customers", "..%2fcustomers.csv"):
+        assert visitor.ask(f"/qa/exports/{name}").status == 404
+    wrong = visitor.ask("/qa/overdue?days=%22%3E%3Cb%3E")
+    assert wrong.status == 400
+    assert "<b>" not in wrong.text
+    assert "Enter a whole number of 1 or more." in wrong.text
+
+
+def test_every_list_has_a_page(server: Edge, visitor: Visitor) -> None:
+    customer = register(server.credit, "9876500001")
+    import_loans(server, customer, 1)
+    query = f"customer_id={customer}&loan_id=1000"
+    for listing in lists.LISTINGS:
+        page = visitor.ask(listing.path)
+        assert page.status == 200, listing.path
+        assert f"<h1>{listing.title}</h1>" in page.text
+        if listing is not lists.ROW_ERRORS:
+            assert visitor.ask(f"{listing.path}?{query}").status == 200
+            assert visitor.ask(f"/qa/exports/{listing.name}.csv?{query}").status == 200

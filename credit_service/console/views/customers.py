@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode
 
 import grpc
 from starlette.responses import Response
@@ -10,13 +9,14 @@ from starlette.responses import Response
 from credit_service.console import fields, formats
 from credit_service.console.charts import ScorePoint
 from credit_service.console.formats import Typed
+from credit_service.console.lists import CUSTOMERS
 from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.console.rules import component_lines, override_sentence
+from credit_service.console.views import lists
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2
 from credit_service_client.errors import ServiceError
 
-PAGE_SIZE = 50
 SHOWN_LOANS = 100
 SHOWN_DECISIONS = 20
 FIELDS = ("first_name", "last_name", "age", "monthly_income", "phone_number")
@@ -32,22 +32,9 @@ _EXAMPLE = pb.RegisterCustomerRequest(
 
 def index(page: Page) -> Response:
     """All customers, or those whose name or phone number starts with a text."""
-    query = page.query.get("query", "").strip()
-    request = pb.ListCustomersRequest(
-        query=query, page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
-    )
-    found = page.service.customers(request)
-    return page.render(
-        "customers.html",
-        query=query,
-        customers=found.customers,
-        next_href=_next_href(query, found.next_page_token),
-        first_page=not request.page_token,
-    )
-
-
-def _next_href(query: str, token: str) -> str:
-    return "/qa/customers?" + urlencode({"query": query, "page_token": token}) if token else ""
+    found = lists.shown(page, CUSTOMERS)
+    query = found.filters.text("query")
+    return page.render("customers.html", found.status, list=found, query=query)
 
 
 def registration(page: Page) -> Response:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from credit_service.client import display
 from credit_service.console import formats
+from credit_service.console.lists import DECISIONS
 from credit_service.console.page import Page, Problem, new_request_id
 from credit_service.console.rules import (
     Ask,
@@ -18,6 +18,7 @@ from credit_service.console.rules import (
     policy_lines,
     rule_lines,
 )
+from credit_service.console.views import lists
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
 
@@ -26,17 +27,8 @@ PAGE_SIZE = 50
 
 def index(page: Page) -> Response:
     """The decisions about all customers, latest first."""
-    request = pb.ListDecisionsRequest(
-        page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
-    )
-    found = page.service.decisions(request)
-    token = found.next_page_token
-    return page.render(
-        "decisions.html",
-        decisions=found.decisions,
-        next_href="/qa/decisions?" + urlencode({"page_token": token}) if token else "",
-        first_page=not request.page_token,
-    )
+    found = lists.shown(page, DECISIONS)
+    return page.render("decisions.html", found.status, list=found)
 
 
 def show(page: Page) -> Response:

@@ -17,8 +17,10 @@ from credit_service.client import display
 from credit_service.console import fields, formats
 from credit_service.console.detection import UndetectedError, detected
 from credit_service.console.formats import Typed
+from credit_service.console.lists import INGESTIONS
 from credit_service.console.page import Page, Problem, is_request_id, new_request_id
 from credit_service.console.service import CHUNK_BYTES, ENDED_STATES
+from credit_service.console.views import lists
 from credit_service.console.views.loans import download
 from credit_service.rupees import group_digits
 from credit_service.spreadsheets import templates
@@ -56,11 +58,7 @@ def index(page: Page) -> Response:
 
 
 def _index(page: Page, values: Any, problems: dict[str, str], problem: Problem | None) -> Response:
-    request = ingestion_pb.ListIngestionsRequest(
-        page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
-    )
-    found, list_problem = page.attempt(lambda: page.service.ingestions(request))
-    token = found.next_page_token if found else ""
+    found, list_problem = page.attempt(lambda: lists.shown(page, INGESTIONS, PAGE_SIZE))
     failed = bool(problems) or problem is not None
     header = ingestion_pb.UploadSpreadsheetHeader(
         ingestion_id="5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f",
@@ -71,10 +69,8 @@ def _index(page: Page, values: Any, problems: dict[str, str], problem: Problem |
     return page.render(
         "ingestions.html",
         (problem.http_status if problem is not None else 400) if failed else 200,
-        ingestions=found.ingestions if found else (),
+        list=found,
         list_problem=list_problem,
-        next_href="/qa/ingestions?" + urlencode({"page_token": token}) if token else "",
-        first_page=not request.page_token,
         values=values,
         problems=problems,
         problem=problem,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import grpc
 from starlette.exceptions import HTTPException
@@ -13,13 +13,14 @@ from starlette.responses import Response
 
 from credit_service.console import fields, formats, scorecard_text
 from credit_service.console.formats import Typed
+from credit_service.console.lists import SCORECARDS
 from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
 from credit_service.console.scorecard_text import DifferenceLine
+from credit_service.console.views import lists
 from credit_service.v1 import scorecard_pb2
 from credit_service.v1 import scorecard_service_pb2 as pb
 from credit_service_client.errors import ServiceError
 
-PAGE_SIZE = 50
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EXAMPLE_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
 
@@ -39,20 +40,14 @@ def path_of(version: str) -> str:
 
 def index(page: Page) -> Response:
     """All scorecards, and the way back to the one that was active before."""
-    request = pb.ListScorecardsRequest(
-        page_size=PAGE_SIZE, page_token=page.query.get("page_token", "")
-    )
-    found = page.service.scorecards(request)
+    found = lists.shown(page, SCORECARDS)
     active, problem = page.attempt(lambda: page.service.scorecard(""))
-    token = found.next_page_token
     return page.render(
         "scorecards.html",
-        scorecards=found.scorecards,
+        list=found,
         active=None if active is None else active.scorecard,
         active_problem=problem,
         previous="" if active is None else _previous(active),
-        next_href="/qa/scorecards?" + urlencode({"page_token": token}) if token else "",
-        first_page=not request.page_token,
     )
 
 
