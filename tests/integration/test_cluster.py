@@ -1,5 +1,6 @@
 """The service on a cluster with Citus, and the parts of it that one server can test."""
 
+import math
 from datetime import date
 from pathlib import Path
 from uuid import uuid4
@@ -11,13 +12,20 @@ from alembic.config import Config
 from sqlalchemy import create_engine, exc, inspect, text
 
 from credit_service.cli.demo import _Demo
+from credit_service.commands import group_work
+from credit_service.commands.booking_groups import _Bookings
 from credit_service.commands.create_loan import (
+    BookingRequest,
     CreateLoan,
     CreateLoanOffer,
     create_loan,
     create_loan_offer,
 )
-from credit_service.commands.record_payment import RecordPayment, record_payment
+from credit_service.commands.group_work import LANES, LARGEST
+from credit_service.commands.grouping import GoAloneError
+from credit_service.commands.loan_changes import Request
+from credit_service.commands.payment_groups import _Payments
+from credit_service.commands.record_payment import PaymentCall, RecordPayment, record_payment
 from credit_service.domain.eligibility import Ask
 from credit_service.storage import cluster, event_stream, migrate
 from credit_service.storage.database import Database
@@ -72,6 +80,11 @@ def has_work(database: Database) -> bool:
         return event_stream.has_unpublished(connection)
 
 
+def went_alone(outcome: object) -> bool:
+    """Whether a call must run by itself because of the cluster."""
+    return isinstance(outcome, GoAloneError) and outcome.reason == "distributed"
+
+
 def change(database: Database, statement: str) -> None:
     with database.transaction() as connection:
         connection.execute(text(statement))
@@ -117,6 +130,41 @@ def test_calls_draw_their_ids_separately(as_on_a_cluster: Database) -> None:
         for _ in range(2)
     ]
     assert 0 < paid[0].payment.payment_id < paid[1].payment.payment_id
+
+
+def test_calls_form_no_groups(as_on_a_cluster: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The pause lasts on a slow machine too.
+    monkeypatch.setattr(group_work, "PAUSE_SECONDS", math.inf)
+    database = as_on_a_cluster
+    ask = Ask(LAKH, 1200, 12)
+    customer_ids = [a_good_customer(database, TODAY) for _ in range(2)]
+    bookings = _Bookings(database, None, LANES, LARGEST)
+    asked = [
+        BookingRequest(CreateLoan(uuid4(), each, ask), b"", TODAY, "tests", 7)
+        for each in customer_ids
+    ]
+    assert [went_alone(each) for each in bookings._run(asked)] == [True, True]
+    booked = [
+        create_loan(database, each.command, TODAY, "tests", groups=bookings.groups)
+        for each in asked
+    ]
+    payments = _Payments(database, None, LANES, LARGEST)
+    paid = [
+        PaymentCall(
+            RecordPayment(uuid4(), each.customer_id, each.loan_id or 0, 100, None),
+            Request(uuid4(), b"", "tests", TODAY, None),
+        )
+        for each in booked
+    ]
+    assert [went_alone(each) for each in payments._run(paid)] == [True, True]
+    for call in paid:
+        stored = record_payment(database, call.command, TODAY, "tests", groups=payments.groups)
+        assert stored.payment.amount_paise == 100
+    # The next calls do not even wait for a lane.
+    with pytest.raises(GoAloneError, match="distributed"):
+        bookings.groups.submit(asked[0])
+    with pytest.raises(GoAloneError, match="distributed"):
+        payments.groups.submit(paid[0])
 
 
 def test_rows_are_locked_shard_by_shard(as_on_a_cluster: Database) -> None:
