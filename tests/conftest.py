@@ -57,8 +57,11 @@ def _keep_temporary_files_in_memory() -> None:
 
 _keep_temporary_files_in_memory()
 # Tests depend neither on the speed of a machine nor on randomness. Random tests have their own
-# targets: `make properties`, `make model`, `make fuzz`.
-settings.register_profile("same", deadline=None, derandomize=True)
+# targets: `make properties`, `make model`, `make fuzz`. Continuous integration tries more examples.
+_THOROUGH = "CI" in os.environ
+settings.register_profile(
+    "same", deadline=None, derandomize=True, max_examples=100 if _THOROUGH else 50
+)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile("same")
 # Logs of tests in this process are read when a test fails. By default, structlog renders every

@@ -289,6 +289,7 @@ def test_a_database_without_the_schema(run: Run, command: str, servers: tuple[st
     _is_one_line(run(command, DATABASE_URL=empty), REFUSED, "credit-service migrate")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", CALLING)
 def test_an_unreachable_service_is_reported_in_one_line(run: Run, command: str) -> None:
     arguments = (*COMMANDS[command], "--address=127.0.0.1:1")
@@ -299,6 +300,7 @@ def test_an_unreachable_service_is_reported_in_one_line(run: Run, command: str) 
     _is_one_line(done, UNAVAILABLE, "No credit service answers at 127.0.0.1:1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*CALLING, "doctor"])
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:https", "127.0.0.1", "127.0.0.1:0", "h:99999", ":1"]

@@ -139,14 +139,11 @@ def test_calls_form_no_groups(as_on_a_cluster: Database, monkeypatch: pytest.Mon
     ask = Ask(LAKH, 1200, 12)
     customer_ids = [a_good_customer(database, TODAY) for _ in range(2)]
     bookings = _Bookings(database, None, LANES, LARGEST)
-    asked = [
-        BookingRequest(CreateLoan(uuid4(), each, ask), b"", TODAY, "tests", 7)
-        for each in customer_ids
-    ]
+    commands = [CreateLoan(uuid4(), each, ask) for each in customer_ids]
+    asked = [BookingRequest(each, b"", TODAY, "tests", 7) for each in commands]
     assert [went_alone(each) for each in bookings._run(asked)] == [True, True]
     booked = [
-        create_loan(database, each.command, TODAY, "tests", groups=bookings.groups)
-        for each in asked
+        create_loan(database, each, TODAY, "tests", groups=bookings.groups) for each in commands
     ]
     payments = _Payments(database, None, LANES, LARGEST)
     paid = [

@@ -44,6 +44,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_is_refused(
     command: str, encoding: str, other_url: str, servers: tuple[str, str]

@@ -278,6 +278,7 @@ def test_a_suspended_server_can_be_stopped(data: Path) -> None:
     assert a_stack_pids(data) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x" * 120, "a space, a 'quote' and 100%", 'a "double" one'])
 def test_unusual_paths_are_usable(folder: Path, name: str) -> None:
     """Too long for a Unix socket, or with characters that need quoting in URLs or lists."""

@@ -319,6 +319,7 @@ def _random_rows(chance: random.Random, count: int) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_dry_run_reports_what_a_real_run_does_for_any_batch_size(
     database: Database, seed: int
@@ -1056,6 +1057,7 @@ def test_positions_equal_those_of_the_domain(database: Database, seed: int) -> N
         assert_positions_are_right(database, range(1, 41), day)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_positions_with_added_loans_equal_those_of_the_domain(
     database: Database, seed: int

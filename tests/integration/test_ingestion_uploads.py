@@ -125,6 +125,7 @@ def test_every_row_of_the_public_workbooks_is_stored_unchanged(
     assert_positions_are_right(public, range(1, 301), today)
 
 
+@pytest.mark.slow
 def test_importing_the_public_workbooks_again_changes_nothing(
     public: Database, public_workbooks: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_loan_id_of_two_customers_is_ambiguous_without_one(public: Database) -
     assert get_loan(public, 1003, 240)[0].customer_id == 240
 
 
+@pytest.mark.slow
 def test_the_same_rows_as_csv_change_nothing(public: Database, public_workbooks: Path) -> None:
     for kind, name in (("CUSTOMERS", "customer_data"), ("LOANS", "loan_data")):
         frame = pd.read_excel(public_workbooks / f"{name}.xlsx", engine="calamine")
@@ -220,6 +222,7 @@ def test_an_end_date_must_follow_from_the_start(seven: Database) -> None:
     assert "2025-01-31" in found.expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -296,6 +299,7 @@ def test_an_upload_sent_twice_is_stored_once(seven: Database) -> None:
     assert refused.value.metadata["fields"] == "on_existing,sha256"
 
 
+@pytest.mark.slow
 def test_a_file_is_read_in_the_date_order_of_its_header(seven: Database) -> None:
     rows = [(7, n, *A_LOAN[2:7], day, "") for n, day in enumerate(("03-04-2024", "05-06-2024"), 1)]
     content = csv_of(LOAN_HEADERS, *rows)
@@ -389,6 +393,7 @@ def reader_of(parent: int) -> psutil.Process:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "state"), [(signal.SIGKILL, "RUNNING"), (signal.SIGABRT, "FAILED")]
 )

@@ -350,6 +350,7 @@ def calls_in_memory() -> int:
     return sum(isinstance(each, Call) for each in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_cancelled_calls_release_all_resources(
     server: Edge, database: Database, settings: Settings
 ) -> None:
@@ -378,6 +379,7 @@ def test_cancelled_calls_release_all_resources(
     eventually(is_served)
 
 
+@pytest.mark.slow
 def test_cancelled_streams_release_all_resources(
     server: Edge, database: Database, settings: Settings
 ) -> None:

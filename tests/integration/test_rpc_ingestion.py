@@ -814,6 +814,7 @@ def test_a_dry_run_has_an_annotated_workbook(server: Edge, database: Database) -
     assert book["Rows"]["D3"].comment is not None
 
 
+@pytest.mark.slow
 def test_a_large_workbook_is_sent_in_chunks(server: Edge, database: Database) -> None:
     noise = random.Random(5)  # noqa: S311 - incompressible test data, no secret
     rows = b"".join(

@@ -739,6 +739,7 @@ def cores_of(pid: int) -> list[set[int]]:
     return [os.sched_getaffinity(each) for each in threads]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs two cores"
 )
@@ -757,6 +758,7 @@ def test_each_process_keeps_to_a_core_and_a_restarted_one_to_the_same(group: Ser
     eventually(lambda: cores_of(restarted)[0] == {core}, timeout_seconds=30)
 
 
+@pytest.mark.slow
 def test_processes_may_run_on_all_cores(settings: Settings) -> None:
     running = ServerGroup(settings.model_copy(update={"processes": 1, "pin_processes": False}))
     try:
@@ -958,6 +960,7 @@ def test_a_ready_server_imports_pandas_before_the_first_stream(settings: Setting
         assert process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_server_without_a_database_url_names_the_setting(settings: Settings) -> None:
     environment = environment_of(settings.model_copy(update={"database_url": None}))
     finished = subprocess.run(

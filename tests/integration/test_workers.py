@@ -223,6 +223,7 @@ def test_an_emptied_redis_is_noticed(lab: Lab) -> None:
     assert set(lab.done()) == set(subjects)
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_worker_is_parked(lab: Lab) -> None:
     lab.enqueue("deadly", "poison")
     # The first attempt and, as if three more had failed the same way, the last.

@@ -122,6 +122,7 @@ def orders_of(column: str) -> list[DateOrder | None]:
     return [None, "DMY", "MDY", "YMD"] if column.endswith("_date") else [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "column", "order"),
     [(*each, order) for each in COLUMNS for order in orders_of(each[1])],

@@ -720,6 +720,7 @@ def test_check_detects_changed_missing_and_obsolete_files(copy: Path) -> None:
     assert contract("check", copy).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [

@@ -13,6 +13,7 @@ from tests.preloaded import run_module
 ONCE = ("-n1", "-r1")
 
 
+@pytest.mark.slow
 def test_a_process_has_its_own_environment_and_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTHER", "not for the command")
     shown = "import os, sys; print(os.environ); print(sys.argv, file=sys.stderr)"

@@ -45,6 +45,7 @@ def test_a_file_without_a_kind_is_reported_with_the_reason() -> None:
         detected(file, "x.csv")
 
 
+@pytest.mark.slow
 def test_a_hostile_workbook_affects_only_its_reading_process() -> None:
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:

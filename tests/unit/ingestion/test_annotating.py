@@ -470,6 +470,7 @@ def in_a_process(
         return output.read()
 
 
+@pytest.mark.slow
 def test_a_separate_process_returns_the_same() -> None:
     content = loans_workbook(A_LOAN)
     assert opened(in_a_process(content, ORDER)).sheetnames == [SUMMARY_TITLE, "S1"]

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     ["credit_service.cli.app", "credit_service.rpc.server", "credit_service.console.app"],

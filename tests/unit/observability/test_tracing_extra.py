@@ -34,11 +34,13 @@ def python(program: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_server_worker_and_commands_load_without_the_sdk() -> None:
     found = python(WITHOUT + ALL_OF_IT)
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.slow
 def test_the_sdk_is_not_loaded_without_an_endpoint() -> None:
     """Although the extra is installed here. redis-py loads the SDK's metrics by itself."""
     found = python(
