@@ -201,6 +201,7 @@ _READ_NO_SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted({*STARTING, *OPERATING, *LOCAL} - _READ_NO_SETTINGS))
 @pytest.mark.parametrize(("name", "value", "words"), WRONG_SETTINGS)
 def test_an_invalid_setting_is_reported_in_one_line(
@@ -319,6 +320,7 @@ def test_an_invalid_address_is_reported_in_one_line(run: Run, command: str, addr
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*CALLING, "doctor"])
 @pytest.mark.parametrize(
     ("option", "path", "words"),

@@ -153,6 +153,7 @@ def a_stack_pids(folder: Path) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_two_stacks_run_side_by_side(folder: Path) -> None:
     with a_stack(folder / "one") as one, a_stack(folder / "two") as two:
         assert answers(one)

@@ -145,6 +145,7 @@ def test_customers_register_right_after_the_import(public: Database) -> None:
     assert a_customer(public, CLOCK.moment()) == FIRST_ISSUED_ID
 
 
+@pytest.mark.slow
 def test_a_loan_id_of_two_customers_is_ambiguous_without_one(public: Database) -> None:
     with pytest.raises(PreconditionFailedError) as refused:
         get_loan(public, 1003, None)

@@ -743,6 +743,7 @@ def test_an_annotated_workbook_is_imported_once_corrected(server: Edge, database
     assert clean.worksheets[0]["A2"].value == "No row was rejected."
 
 
+@pytest.mark.slow
 def test_only_the_rejected_rows_are_returned_and_accepted_once_corrected(
     server: Edge, database: Database
 ) -> None:

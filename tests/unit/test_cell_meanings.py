@@ -151,6 +151,7 @@ def test_any_cell_means_the_same_in_streams_and_files(
     assert outcome(streamed(kind, block)) == outcome(uploaded(kind, block))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "column"), COLUMNS)
 def test_streams_and_files_report_the_same_for_a_cell(kind: Kind, column: str) -> None:
     for cell in CELLS:
