@@ -100,7 +100,7 @@ test-system: $(VENV)/installed-dev ## run the tests of the full stack: commands,
 	$(PYTEST) tests/browser tests/system
 
 .PHONY: test-tools
-test-tools: $(VENV)/installed-dev ## install the tools of some tests: Chromium, Node packages, promtool, kubectl
+test-tools: $(VENV)/installed-dev ## install the tools of some tests: Chromium, Node packages, Go programs, kubectl
 	$(RUN) -m tests.tools
 
 .PHONY: test-debian

@@ -4,8 +4,8 @@
 and one line at the end of the run, from `summary`, names the missing tools. In continuous
 integration, where CI is set, a missing tool fails the test instead.
 
-`make test-tools` installs them all: Debian packages, npm packages into .build/node, and Python
-programs that are too large for .venv into .build/python.
+`make test-tools` installs them all: Debian packages, npm packages into .build/node, Go programs
+into .build/go/bin, and Python programs that are too large for .venv into .build/python.
 """
 
 import os
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 NODE_FOLDER = ROOT / ".build" / "node"
 NODE_MODULES = NODE_FOLDER / "node_modules"
 PYTHON_FOLDER = ROOT / ".build" / "python"
+GO_PROGRAMS_FOLDER = ROOT / ".build" / "go" / "bin"
 
 _MISSING = "missing tool: "
 _INSTALL_SECONDS = 900
@@ -65,6 +66,21 @@ class _NodePackage:
         return str(folder) if folder.is_dir() and shutil.which("node") else None
 
 
+@dataclass(frozen=True, slots=True)
+class _GoProgram:
+    """A program of a Go module in .build/go/bin, built by `go install`."""
+
+    package: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        return self.package.rpartition("/")[2]
+
+    def find(self) -> str | None:
+        return shutil.which(self.name, path=str(GO_PROGRAMS_FOLDER))
+
+
 # Programs in wheels of the development dependencies.
 _FROM_WHEELS = {name: _Program((name,), "") for name in ("docker-compose", "hadolint")}
 _PROGRAMS = {
@@ -106,11 +122,16 @@ _PYTHON_PROGRAMS = {
         _PythonProgram("kubernetes-validate", "kubernetes-validate", "1.37.0"),
     )
 }
-_TOOLS: dict[str, _Program | _PythonProgram | _NodePackage] = {
+_GO_PROGRAMS = {
+    program.name: program
+    for program in (_GoProgram("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.4"),)
+}
+_TOOLS: dict[str, _Program | _PythonProgram | _NodePackage | _GoProgram] = {
     **_FROM_WHEELS,
     **_PROGRAMS,
     **_PYTHON_PROGRAMS,
     **_NODE_PACKAGES,
+    **_GO_PROGRAMS,
 }
 
 
@@ -170,6 +191,10 @@ def install() -> int:
         _run([sys.executable, "-m", "venv", str(PYTHON_FOLDER)])
         pip = [str(PYTHON_FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         _run([*pip, "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"), *wanted])
+    for each in _GO_PROGRAMS.values():
+        if each.find() is None:
+            folder = {**os.environ, "GOBIN": str(GO_PROGRAMS_FOLDER)}
+            _run(["go", "install", f"{each.package}@{each.version}"], folder)
     missing = sorted(name for name, each in _TOOLS.items() if each.find() is None)
     if missing:
         sys.stderr.write(f"Still missing: {', '.join(missing)}.\n")

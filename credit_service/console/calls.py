@@ -2,11 +2,12 @@
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
@@ -26,6 +27,11 @@ _METHODS: dict[str, MethodDescriptor] = {
     method.input_type.full_name: method for service in SERVICES for method in service.methods
 }
 """Methods by the full name of their request, which is unique per method."""
+
+_REQUESTS: dict[str, Descriptor] = {
+    f"{method.containing_service.full_name}/{method.name}": method.input_type
+    for method in _METHODS.values()
+}
 
 _LARGEST_EXACT = 2**53
 _INT64 = frozenset(
@@ -64,9 +70,43 @@ def full_method(request: Message) -> str:
 
 
 def request_json(request: Message) -> str:
-    """Return a request as one line of JSON for both tools, with the contract's field names."""
+    """Return a request as one line of JSON, with the contract's field names."""
     document = MessageToDict(request, preserving_proto_field_name=True)
     return json.dumps(_with_numbers(document, request.DESCRIPTOR), ensure_ascii=False)
+
+
+def _with_messages_for_masks(call: Call) -> str:
+    """Return the requests of a call, one or a stream, as grpcurl reads them."""
+    decoder, place, written = json.JSONDecoder(), 0, []
+    while place < len(call.request_json):
+        document, place = decoder.raw_decode(call.request_json, place)
+        place += 1  # The space between the requests of a stream.
+        request = _for_grpcurl(document, _REQUESTS[call.method])
+        written.append(json.dumps(request, ensure_ascii=False))
+    return " ".join(written)
+
+
+def _for_grpcurl(document: Any, descriptor: Descriptor) -> Any:
+    """Return a request with field masks as grpcurl reads them: as messages instead of text."""
+    if not isinstance(document, dict):
+        return document
+    fields = descriptor.fields_by_name
+    return {
+        name: _mask_as_message(value, fields[name].message_type) if name in fields else value
+        for name, value in document.items()
+    }
+
+
+def _mask_as_message(value: Any, descriptor: Descriptor | None) -> Any:
+    if descriptor is None:
+        return value
+    if isinstance(value, list):
+        return [_mask_as_message(each, descriptor) for each in value]
+    if descriptor.full_name == FieldMask.DESCRIPTOR.full_name:
+        mask = FieldMask()
+        mask.FromJsonString(value)
+        return {"paths": list(mask.paths)}
+    return _for_grpcurl(value, descriptor)
 
 
 def _with_numbers(document: Any, descriptor: Any) -> Any:
@@ -113,7 +153,7 @@ class Snippets:
 
     def grpcurl(self, call: Call, *, with_token: bool) -> str:
         """Return the grpcurl command, with `$TOKEN` in place of the bearer token."""
-        feed, data = _data(call)
+        feed, data = _data(replace(call, request_json=_with_messages_for_masks(call)))
         transport = self._tls("-") or " -plaintext"
         return (
             f"{feed}grpcurl{transport}{_header(with_token)} -d {data} {self._address} {call.method}"

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import psutil
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from credit_service.cli import app
 from credit_service.cli.call import METHODS
@@ -125,7 +126,14 @@ def test_every_method_has_a_recipe_for_three_tools() -> None:
         assert grpcurl[-2:] == [DEFAULT_ADDRESS, path]
         assert buf[-1] == f"http://{DEFAULT_ADDRESS}/{path}"
         request = recipe.line("credit-service")[3]
-        assert grpcurl[grpcurl.index("-d") + 1] == buf[buf.index("-d") + 1] == request
+        assert buf[buf.index("-d") + 1] == request
+        # grpcurl reads a field mask only as a message; the others only as text.
+        words = grpcurl[grpcurl.index("-d") + 1]
+        assert re.sub(r"\{\"paths\": [^}]*\}", _mask_as_text, words) == request
+
+
+def _mask_as_text(match: re.Match[str]) -> str:
+    return json.dumps(FieldMask(**json.loads(match[0])).ToJsonString())
 
 
 def test_every_recipe_of_the_command_line_works(

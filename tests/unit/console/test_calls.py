@@ -5,17 +5,19 @@ import shlex
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
 from credit_service.console import formats
 from credit_service.console.calls import SERVICES, Call, Snippets, full_method, request_json
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1.customer_pb2 import Customer
 
 SNIPPETS = Snippets("127.0.0.1:50051")
 
 
-def call_of(request: pb.GetCustomerRequest | pb.RegisterCustomerRequest) -> Call:
+def call_of(request: Message) -> Call:
     return Call(full_method(request), request_json(request))
 
 
@@ -61,6 +63,25 @@ def test_nested_and_listed_numbers_are_numbers() -> None:
     )
     found = json.loads(request_json(ingestion_pb.IngestRowsRequest(batch=batch)))
     assert found["batch"]["loans"]["rows"] == [{"loan_id": 5}]
+
+
+def test_grpcurl_gets_a_field_mask_as_a_message_and_buf_curl_as_text() -> None:
+    request = pb.UpdateCustomerRequest(customer=Customer(customer_id=7, age=40))
+    request.update_mask.paths.extend(["age", "monthly_income"])
+    words = shlex.split(SNIPPETS.grpcurl(call_of(request), with_token=False))
+    assert json.loads(words[words.index("-d") + 1]) == {
+        "customer": {"customer_id": 7, "age": 40},
+        "update_mask": {"paths": ["age", "monthly_income"]},
+    }
+    words = shlex.split(SNIPPETS.buf_curl(call_of(request), with_token=False))
+    assert json.loads(words[words.index("-d") + 1])["update_mask"] == "age,monthlyIncome"
+
+
+def test_grpcurl_gets_all_requests_of_a_stream() -> None:
+    request = ingestion_pb.IngestRowsRequest(batch=ingestion_pb.RowBatch())
+    text = f"{request_json(request)} {request_json(request)}"
+    words = shlex.split(SNIPPETS.grpcurl(Call(full_method(request), text), with_token=False))
+    assert words[words.index("-d") + 1] == text
 
 
 def test_a_number_that_json_readers_would_round_is_text() -> None:
