@@ -1,17 +1,23 @@
-"""`parked`: tasks whose attempts all failed. Uses the database directly, like `replay`."""
+"""`parked`: tasks whose attempts all failed. Uses the database directly, like `replay`.
+
+An unknown command imports this module to list all of them, and must not need the database.
+"""
+
+# ruff: noqa: PLC0415 - see above
 
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from credit_service.cli import running
 from credit_service.cli.common import DataDir, ExitCode, Format, UsageError
-from credit_service.cli.operator_database import operator_database
 from credit_service.cli.output import Listing, note, out, print_failure, print_json
-from credit_service.storage import tasks
-from credit_service.storage.database import Database
-from credit_service.storage.tasks import ParkedTask
+
+if TYPE_CHECKING:
+    from credit_service.storage.database import Database
+    from credit_service.storage.tasks import ParkedTask
 
 _PAGE = 500
 _TEXT = Format()
@@ -25,7 +31,7 @@ app = App(name="parked", help="List, retry and discard tasks whose attempts all 
 @app.command(name="list")
 def listing(*, data_dir: DataDir = None, form: Format = _TEXT) -> int:
     """List the parked tasks with their last errors."""
-    with operator_database(running.operator_settings(data_dir)) as database:
+    with _database(data_dir) as database:
         found = list(_parked(database))
     if form.json:
         print_json({"tasks": [_document(each) for each in found]})
@@ -49,18 +55,31 @@ def listing(*, data_dir: DataDir = None, form: Format = _TEXT) -> int:
 @app.command
 def retry(task_ids: TaskIds, /, *, data_dir: DataDir = None) -> int:
     """Retry parked tasks, with new attempts. Exits with 1 if one is not parked."""
-    with operator_database(running.operator_settings(data_dir)) as database:
+    from credit_service.storage import tasks
+
+    with _database(data_dir) as database:
         return _each(database, task_ids, tasks.unpark, "will be retried")
 
 
 @app.command
 def discard(task_ids: TaskIds, /, *, data_dir: DataDir = None) -> int:
     """Delete parked tasks: their work is not done. Exits with 1 if one is not parked."""
-    with operator_database(running.operator_settings(data_dir)) as database:
+    from credit_service.storage import tasks
+
+    with _database(data_dir) as database:
         return _each(database, task_ids, tasks.discard, "discarded")
 
 
-def _parked(database: Database) -> Iterator[ParkedTask]:
+def _database(data_dir: Path | None) -> "AbstractContextManager[Database]":
+    from credit_service.cli import running
+    from credit_service.cli.operator_database import operator_database
+
+    return operator_database(running.operator_settings(data_dir))
+
+
+def _parked(database: "Database") -> "Iterator[ParkedTask]":
+    from credit_service.storage import tasks
+
     after = 0
     while True:
         with database.autocommit() as connection:
@@ -72,7 +91,7 @@ def _parked(database: Database) -> Iterator[ParkedTask]:
 
 
 def _each(
-    database: Database, task_ids: tuple[str, ...], act: Callable[..., bool], done: str
+    database: "Database", task_ids: tuple[str, ...], act: Callable[..., bool], done: str
 ) -> int:
     if task_ids == (_ALL,):
         ids = [each.task_id for each in _parked(database)]
@@ -93,7 +112,7 @@ def _id_of(text: str) -> int:
     return int(text)
 
 
-def _document(task: ParkedTask) -> dict[str, object]:
+def _document(task: "ParkedTask") -> dict[str, object]:
     return {
         "task_id": task.task_id,
         "actor": task.actor,
