@@ -46,11 +46,14 @@ def calls(url: str, key: Key, seed: int) -> list[Answer]:
 
 
 def call(database: Database, key: Key, number: int) -> Answer | None:
-    """Make a call twice, until it is not asked to retry; both responses are equal."""
+    """Make a call twice, until it is not asked to retry; both responses are equal.
+
+    A rejected call is not stored: its repeat is accepted if the loan has changed meanwhile.
+    """
     first = until_answered(database, key, number)
     again = until_answered(database, key, number)
     if first is None:
-        return None
+        return again[0] if again is not None else None
     assert again is not None
     assert again[1] == first[1]
     return first[0]
