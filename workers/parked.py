@@ -10,28 +10,14 @@ Configured by the environment, like the worker. Exit status: 0; 1 if a given tas
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from credit_service.processes import embedded
 from credit_service.processes.stack_errors import StackError
+from credit_service.queries.parked_tasks import parked_tasks
 from credit_service.settings import Settings
 from credit_service.storage import tasks
 from credit_service.storage.database import Database
-from credit_service.storage.tasks import ParkedTask
-
-_PAGE = 500
-
-
-def parked(database: Database) -> Iterator[ParkedTask]:
-    """All parked tasks, by ascending id."""
-    after = 0
-    while True:
-        with database.autocommit() as connection:
-            page = tasks.list_parked(connection, after=after, limit=_PAGE)
-        yield from page
-        if len(page) < _PAGE:
-            return
-        after = page[-1].task_id
 
 
 def retry(database: Database, task_ids: Sequence[int]) -> list[int]:
@@ -41,7 +27,7 @@ def retry(database: Database, task_ids: Sequence[int]) -> list[int]:
 
 
 def _list(database: Database) -> int:
-    for task in parked(database):
+    for task in parked_tasks(database):
         _say(
             f"{task.task_id}\t{task.actor}\t{task.subject}\tsince {task.created_at:%Y-%m-%d %H:%M}"
             f"\t{task.last_error or 'no error'}"
@@ -51,7 +37,7 @@ def _list(database: Database) -> int:
 
 def _retry(database: Database, wanted: Sequence[str]) -> int:
     ids = (
-        [task.task_id for task in parked(database)]
+        [task.task_id for task in parked_tasks(database)]
         if list(wanted) == ["all"]
         else [int(each) for each in wanted]
     )

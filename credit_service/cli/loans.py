@@ -1,5 +1,7 @@
 """`loans`, `loan`, `schedule`, `offers`, `key-facts`, `overdue` and `arrears`."""
 
+from collections.abc import Iterable
+
 from rich.text import Text
 
 from credit_service.cli.common import ExitCode, Format, Target, UsageError
@@ -206,11 +208,18 @@ def _show_key_facts(found: key_facts_pb2.KeyFacts) -> None:
         out.print(Text(f"  {each.type} ({payee}): {inr(each.amount)}, tax {inr(each.tax)}"))
     for charge in found.contingent_charges:
         out.print(Text(f"  {charge.type}: {charge.sentence}"), soft_wrap=True)
+    print_installments(found.installments)
+
+
+def print_installments(
+    installments: Iterable[loan_pb2.Installment | key_facts_pb2.KeyFactsInstallment],
+) -> None:
+    """Print a table of installments, without their states."""
     table = Listing(
         ("no.", "right"), "due", ("payment", "right"), ("principal", "right"),
         ("interest", "right"), ("balance", "right"),
     )  # fmt: skip
-    for line in found.installments:
+    for line in installments:
         table.add(
             str(line.number),
             day_text(line.due_date),

@@ -5,7 +5,7 @@ An unknown command imports this module to list all of them, and must not need th
 
 # ruff: noqa: PLC0415 - see above
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from credit_service.storage.database import Database
     from credit_service.storage.tasks import ParkedTask
 
-_PAGE = 500
 _TEXT = Format()
 _ALL = "all"
 
@@ -31,8 +30,10 @@ app = App(name="parked", help="List, retry and discard tasks whose attempts all 
 @app.command(name="list")
 def listing(*, data_dir: DataDir = None, form: Format = _TEXT) -> int:
     """List the parked tasks with their last errors."""
+    from credit_service.queries.parked_tasks import parked_tasks
+
     with _database(data_dir) as database:
-        found = list(_parked(database))
+        found = list(parked_tasks(database))
     if form.json:
         print_json({"tasks": [_document(each) for each in found]})
         return ExitCode.GOOD
@@ -77,24 +78,13 @@ def _database(data_dir: Path | None) -> "AbstractContextManager[Database]":
     return operator_database(running.operator_settings(data_dir))
 
 
-def _parked(database: "Database") -> "Iterator[ParkedTask]":
-    from credit_service.storage import tasks
-
-    after = 0
-    while True:
-        with database.autocommit() as connection:
-            page = tasks.list_parked(connection, after=after, limit=_PAGE)
-        yield from page
-        if len(page) < _PAGE:
-            return
-        after = page[-1].task_id
-
-
 def _each(
     database: "Database", task_ids: tuple[str, ...], act: Callable[..., bool], done: str
 ) -> int:
+    from credit_service.queries.parked_tasks import parked_tasks
+
     if task_ids == (_ALL,):
-        ids = [each.task_id for each in _parked(database)]
+        ids = [each.task_id for each in parked_tasks(database)]
     else:
         ids = [_id_of(each) for each in task_ids]
     with database.autocommit() as connection:

@@ -12,7 +12,7 @@ from rich.text import Text
 from credit_service.cli.amounts import read_money
 from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
-from credit_service.cli.loans import loan_state
+from credit_service.cli.loans import loan_state, print_installments
 from credit_service.cli.output import Listing, as_dict, instant, money, note, out, print_json
 from credit_service.cli.service import (
     date_of,
@@ -148,20 +148,7 @@ def prepay(target: Target, prepayment: Prepayment, *, as_json: bool) -> int:
     out.print(
         Text(f"{done} {inr(payment.prepaid_principal)} of principal on {day_text(payment.paid_on)}")
     )
-    table = Listing(
-        ("no.", "right"), "due", ("payment", "right"), ("principal", "right"),
-        ("interest", "right"), ("balance", "right"),
-    )  # fmt: skip
-    for each in response.schedule:
-        table.add(
-            str(each.number),
-            day_text(each.due_date),
-            money(each.payment),
-            money(each.principal),
-            money(each.interest),
-            money(each.balance),
-        )
-    table.print()
+    print_installments(response.schedule)
     out.print(
         Text(
             f"{len(response.schedule)} installments left, interest from there "

@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import make_url, text
 
 from credit_service.clock import Clock
+from credit_service.queries.parked_tasks import parked_tasks
 from credit_service.storage import tasks
 from credit_service.storage.database import Database
 from tests.integration.conftest import Edge
 from tests.integration.lending import ask, import_loans, register
-from workers.parked import parked, retry
+from workers.parked import retry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,13 +96,13 @@ def test_parked_tasks_are_listed_and_retried(database: Database) -> None:
             )
         )
 
-    found = list(parked(database))
+    found = list(parked_tasks(database))
     assert {(task.subject, task.last_error) for task in found} == {
         ("0", "it broke"),
         ("2", "it broke"),
     }
     assert retry(database, [found[0].task_id, 999_999]) == [999_999]
-    assert [task.subject for task in parked(database)] == [found[1].subject]
+    assert [task.subject for task in parked_tasks(database)] == [found[1].subject]
     with database.autocommit() as connection:
         states = connection.execute(text("SELECT subject, state, attempts FROM tasks")).all()
     assert (found[0].subject, "PENDING", 0) in [tuple(each) for each in states]
