@@ -6,9 +6,11 @@ any write later than half a second after the database was read, however long the
 arrive. A reader uses an entry only for a day on which the position is valid. It ignores an entry of
 another master: a replica that was promoted may lack the newest entries and have older ones instead.
 If Redis is slow or unreachable, that costs one short timeout, then nothing until the circuit
-breaker probes again. Entries that could not be written or removed meanwhile are removed before the
-first read after Redis is back, and once more half a second after the failed write, when no older
-write can arrive any more; in between, they are not read.
+breaker probes again. Entries that could not be written or removed meanwhile, or not in time, are
+removed before the first read after Redis is back, and once more half a second after the failed
+write, when no older write can arrive any more; in between, they are not read. An entry that is not
+older than the failed write stays: without it, an older write that is still on its way would have
+nothing to compare with.
 
 After a miss, the position from the database is written a few milliseconds later, in one batch with
 those of other misses.
@@ -19,11 +21,11 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 import redis
@@ -31,6 +33,7 @@ import structlog
 
 from credit_service import failpoints
 from credit_service.cache.link import Command, RedisLink, make_masters
+from credit_service.cache.suspects import Suspect, Suspects
 from credit_service.clock import Moment
 from credit_service.domain.delinquency import Arrears
 from credit_service.domain.positions import CreditPosition, is_valid_on
@@ -40,7 +43,7 @@ from credit_service.redis_url import RedisUrl
 _PREFIX = "credit:position:"
 _MAX_TTL_SECONDS = 24 * 60 * 60
 _BATCH = 1_000
-_MAX_STALE_IDS = 10_000
+_MAX_SUSPECTS_BY_KEY = 10_000
 _MAX_AGE_SECONDS = 0.5
 _NEVER_MS = 2**53
 _MIN_PAUSE_SECONDS = 0.2
@@ -55,22 +58,29 @@ _FIGURES = 9
 
 # KEYS[1]: the entry. ARGV: version, value, time to live in milliseconds, '1' to write only over an
 # existing entry, and the deadline of the write in milliseconds of Redis' clock. After the deadline
-# a newer entry may have come and gone, so the script removes the entry. Returns Redis' clock.
+# a newer entry may have come and gone, so the script removes an older entry instead of writing.
+# Returns Redis' clock, and 1 if the write was too late.
 _COMPARE_AND_SET = """
 local clock = redis.call('TIME')
-if clock[1] * 1000 + clock[2] / 1000 > tonumber(ARGV[5]) then
-    redis.call('UNLINK', KEYS[1])
-    return clock
-end
 local current = redis.call('GET', KEYS[1])
 if current then
     local version = tonumber(string.match(current, '^%[(%d+),'))
-    if version and version > tonumber(ARGV[1]) then return clock end
-elseif ARGV[4] == '1' then
-    return clock
+    if version and version > tonumber(ARGV[1]) then return {clock[1], clock[2], 0} end
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return clock
+if clock[1] * 1000 + clock[2] / 1000 > tonumber(ARGV[5]) then
+    redis.call('UNLINK', KEYS[1])
+    return {clock[1], clock[2], 1}
+end
+if current or ARGV[4] == '0' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return {clock[1], clock[2], 0}
+"""
+
+# KEYS[1]: the entry, removed unless its version is at least ARGV[1].
+_REMOVE_OLDER = """
+local current = redis.call('GET', KEYS[1])
+local version = current and tonumber(string.match(current, '^%[(%d+),'))
+if version and version >= tonumber(ARGV[1]) then return 0 end
+return redis.call('UNLINK', KEYS[1])
 """
 
 _HIT, _MISS, _UNREAD = (metrics.cache_reads.labels(each) for each in ("hit", "miss", "failure"))
@@ -117,12 +127,7 @@ class PositionCache:
             _COMPARE_AND_SET.encode(), usedforsecurity=False
         ).hexdigest()
         self._breaker = _Breaker()
-        # Customers whose entries must be removed, with the time of the last failed write.
-        self._possibly_stale: dict[int, float] = {}
-        # Customers whose entries are not read until a time: a write from before the failed one may
-        # still arrive. Then they are removed once more.
-        self._quarantined: dict[int, float] = {}
-        self._stale_lock = threading.Lock()
+        self._suspects = Suspects(_MAX_AGE_SECONDS)
         self._found: queue.SimpleQueue[_Found | None] = queue.SimpleQueue()
         self._filler = threading.Thread(target=self._fill_in, name="cache-filler", daemon=True)
         self._filler.start()
@@ -151,8 +156,8 @@ class PositionCache:
             master = link.master
 
         usable = self._is_usable()
-        # Before the read: an entry may be removed, and its quarantine end, during the read.
-        if usable and customer_id in self._quarantined:
+        # Before the read: an entry may be removed, and the suspicion end, during the read.
+        if usable and customer_id in self._suspects:
             _MISS.inc()
             return None
         if not usable or not self._attempt(read):
@@ -178,7 +183,7 @@ class PositionCache:
 
         usable = self._is_usable()
         # Before the read, as in `get`.
-        readable = [each for each in customer_ids if each not in self._quarantined]
+        readable = [each for each in customer_ids if each not in self._suspects]
         if not usable or not self._attempt(read):
             _UNREAD.inc(len(customer_ids))
             return {}
@@ -205,10 +210,11 @@ class PositionCache:
         """Write entries unless Redis has a newer version; with `only_over_old` add no new ones.
 
         `read_at` is the time.monotonic() before the database was read. If that was too long ago,
-        the entry is removed instead: a newer entry may have come and been flushed since.
+        an older entry is removed instead: a newer entry may have come and been flushed since.
         """
         if not only_over_old and time.monotonic() - read_at > _MAX_AGE_SECONDS:
-            self.drop([each.customer_id for each in positions])
+            self._suspects.add((each.customer_id, each.version) for each in positions)
+            self._is_usable()
             return
 
         self._write(
@@ -256,7 +262,8 @@ class PositionCache:
                     if present:
                         self._evaluate(link, present, only_over_old=only_over_old)
 
-        self._write_or_mark_stale([each.position.customer_id for each in entries], write)
+        versions = [(each.position.customer_id, each.position.version) for each in entries]
+        self._write_or_suspect(versions, write)
 
     def _by_link(
         self, items: Iterable[_Item], key: Callable[[_Item], str]
@@ -281,9 +288,11 @@ class PositionCache:
             answers = link.execute(commands)
         except redis.exceptions.NoScriptError:
             # Redis has restarted. Writing the earlier ones again is harmless.
-            answers = link.execute([("SCRIPT LOAD", self._script), *commands])
+            answers = link.execute([("SCRIPT LOAD", self._script), *commands])[1:]
         if link.master == master:
             _note_clock(link, master, answers[-1])
+        late = [each.position for each, answer in zip(entries, answers, strict=True) if answer[2]]
+        self._suspects.add((each.customer_id, each.version) for each in late)
 
     def _command(
         self, entry: _Found, master: str, epoch_ms: float, *, only_over_old: bool
@@ -303,69 +312,53 @@ class PositionCache:
     def drop(self, customer_ids: Iterable[int]) -> None:
         """Remove entries."""
         ids = list(customer_ids)
-        self._write_or_mark_stale(ids, lambda: self._unlink(ids))
 
-    def _unlink(self, customer_ids: Sequence[int]) -> None:
-        for start in range(0, len(customer_ids), _BATCH):
-            keys = [_key(each) for each in customer_ids[start : start + _BATCH]]
-            self._remove(keys)
+        def remove() -> None:
+            for start in range(0, len(ids), _BATCH):
+                keys = [_key(each) for each in ids[start : start + _BATCH]]
+                for link, group in self._by_link(keys, str).items():
+                    link.remove(group)
 
-    def _remove(self, keys: Iterable[str]) -> None:
-        for link, group in self._by_link(keys, str).items():
-            link.remove(group)
+        self._write_or_suspect([(each, None) for each in ids], remove)
 
-    def _write_or_mark_stale(self, customer_ids: list[int], write: Callable[[], None]) -> None:
-        """Write, or remember that these customers' entries may be stale."""
-        if not customer_ids:
+    def _write_or_suspect(
+        self, customers: Sequence[tuple[int, int | None]], write: Callable[[], None]
+    ) -> None:
+        """Write, or remember that the entries of these customers may be too old: see
+        Suspects.add."""
+        if not customers:
             return
         if self._is_usable() and self._attempt(write):
-            _WRITTEN.inc(len(customer_ids))
+            _WRITTEN.inc(len(customers))
             return
-        _UNWRITTEN.inc(len(customer_ids))
-        with self._stale_lock:
-            self._possibly_stale.update(dict.fromkeys(customer_ids, time.monotonic()))
+        _UNWRITTEN.inc(len(customers))
+        self._suspects.add(customers)
 
     def _is_usable(self) -> bool:
-        """Whether Redis may be used. Removes possibly stale entries first once it is back."""
+        """Whether Redis may be used. Removes the entries of suspects first where that is due."""
         if not self._breaker.allows():
             return False
-        if self._quarantined:
-            self._end_quarantines()
-        if not self._possibly_stale:
+        due = self._suspects.take_due()
+        if not due:
             return True
-        with self._stale_lock:
-            stale, self._possibly_stale = self._possibly_stale, {}
-            settled = time.monotonic() - _MAX_AGE_SECONDS
-            for customer_id, failed_at in stale.items():
-                self._quarantined.pop(customer_id, None)
-                self._quarantined[customer_id] = failed_at + _MAX_AGE_SECONDS
-        if self._attempt(lambda: self._clear(stale.keys())):
-            with self._stale_lock:
-                for customer_id, failed_at in stale.items():
-                    if failed_at <= settled:
-                        self._quarantined.pop(customer_id, None)
-            return True
-        with self._stale_lock:
-            self._possibly_stale = {**stale, **self._possibly_stale}
-        return False
+        began_at = time.monotonic()
+        removed = False
+        try:
+            removed = self._attempt(lambda: self._remove_older(due))
+        finally:
+            self._suspects.give_back(due, began_at if removed else None)
+        return removed
 
-    def _end_quarantines(self) -> None:
-        """Have the entries of customers removed whose quarantine is over."""
-        now = time.monotonic()
-        with self._stale_lock:
-            while self._quarantined:
-                customer_id, until = next(iter(self._quarantined.items()))
-                if until > now:
-                    break
-                del self._quarantined[customer_id]
-                self._possibly_stale.setdefault(customer_id, until - _MAX_AGE_SECONDS)
-
-    def _clear(self, customer_ids: Collection[int]) -> None:
-        if len(customer_ids) <= _MAX_STALE_IDS:
-            self._unlink(sorted(customer_ids))
-            return
-        for key in self._masters.scan(f"{_PREFIX}*", _BATCH):
-            self._remove([key])
+    def _remove_older(self, suspects: Mapping[int, Suspect]) -> None:
+        versions = {_key(customer_id): each.version for customer_id, each in suspects.items()}
+        keys = iter(versions)
+        if len(versions) > _MAX_SUSPECTS_BY_KEY:
+            # Most have no entry.
+            existing = self._masters.scan(f"{_PREFIX}*", _BATCH)
+            keys = (key for key in existing if key in versions)
+        while batch := list(islice(keys, _BATCH)):
+            for link, group in self._by_link(batch, str).items():
+                link.execute([("EVAL", _REMOVE_OLDER, 1, key, versions[key]) for key in group])
 
     def _attempt(self, call: Callable[[], object]) -> bool:
         """Run the call and return whether Redis answered it."""

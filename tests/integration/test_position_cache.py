@@ -164,31 +164,120 @@ def test_only_over_old_adds_no_entry_and_drop_removes_it(cache: PositionCache) -
     assert held(cache) is None
 
 
+def settle(cache: PositionCache) -> None:
+    """Let half a second pass for the failed writes."""
+    for each in cache._suspects._by_customer.values():
+        each.settled_at = each.remove_at = time.monotonic()
+    cache._suspects._next_removal_at = 0.0
+
+
+def fail_to_put(
+    cache: PositionCache, position: CreditPosition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as failing:
+        failing.setattr(cache, "_attempt", lambda _call: False)
+        put(cache, position)
+
+
 def test_an_older_write_that_arrives_after_a_failed_one_is_not_read(
     cache: PositionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A position that another thread read before the failed write, and wrote after it."""
     put(cache, POSITION)
-    with monkeypatch.context() as failing:
-        failing.setattr(cache, "_attempt", lambda _call: False)
-        put(cache, replace(POSITION, version=6))
+    fail_to_put(cache, replace(POSITION, version=6), monkeypatch)
     assert held(cache) is None
     put(cache, POSITION)
     assert held(cache) is None
     assert cache.get_many([POSITION.customer_id], TODAY.today) == {}
     # Half a second after the failed write, when no older one can arrive any more, it is removed.
-    for customer_id in cache._quarantined:
-        cache._quarantined[customer_id] = time.monotonic()
+    settle(cache)
     assert held(cache) is None
-    assert not cache._quarantined
+    assert POSITION.customer_id not in cache._suspects
     put(cache, replace(POSITION, version=6))
     assert held(cache) == replace(POSITION, version=6)
 
 
-def test_a_position_read_too_long_ago_removes_the_entry(cache: PositionCache) -> None:
-    put(cache, POSITION)
-    cache.put([replace(POSITION, version=6)], "x", TODAY, read_at=time.monotonic() - 1)
+def test_a_newer_entry_than_the_failed_write_stays(
+    cache: PositionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, a write of the older position would find nothing to compare with."""
+    newest = replace(POSITION, version=7)
+    fail_to_put(cache, replace(POSITION, version=6), monkeypatch)
+    put(cache, newest)
     assert held(cache) is None
+    settle(cache)
+    assert held(cache) == newest
+    put(cache, replace(POSITION, version=6))
+    assert held(cache) == newest
+
+
+def test_the_newest_failed_write_decides_what_is_too_old(
+    cache: PositionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_put(cache, replace(POSITION, version=7), monkeypatch)
+    fail_to_put(cache, replace(POSITION, version=6), monkeypatch)
+    put(cache, replace(POSITION, version=6))
+    settle(cache)
+    assert held(cache) is None
+
+
+def test_an_entry_that_could_not_be_dropped_is_removed_whatever_its_version(
+    cache: PositionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(cache, POSITION)
+    with monkeypatch.context() as failing:
+        failing.setattr(cache, "_attempt", lambda _call: False)
+        cache.drop([POSITION.customer_id])
+    settle(cache)
+    assert held(cache) is None
+
+
+def test_a_failed_removal_is_repeated(
+    cache: PositionCache, monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    put(cache, POSITION)
+    fail_to_put(cache, replace(POSITION, version=6), monkeypatch)
+    with monkeypatch.context() as failing:
+        failing.setattr(cache, "_attempt", lambda _call: False)
+        assert held(cache) is None
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.exists("credit:position:7")
+        assert held(cache) is None
+        assert not client.exists("credit:position:7")
+
+
+def test_a_write_that_fails_during_a_removal_stays_suspected(
+    cache: PositionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_put(cache, replace(POSITION, version=6), monkeypatch)
+    settle(cache)
+    due = cache._suspects.take_due()
+    assert list(due) == [POSITION.customer_id]
+    assert cache._suspects.take_due() == {}
+    put(cache, POSITION)
+    # Read as a miss until the removal has ended.
+    assert held(cache) is None
+    cache._suspects.add([(POSITION.customer_id, 7)])
+    cache._suspects.give_back(due, time.monotonic())
+    assert POSITION.customer_id in cache._suspects
+    assert held(cache) is None
+
+
+def test_a_position_read_too_long_ago_removes_an_older_entry(cache: PositionCache) -> None:
+    put(cache, POSITION)
+    late = replace(POSITION, version=6)
+    cache.put([late], "x", TODAY, read_at=time.monotonic() - 1)
+    assert held(cache) is None
+    # An older write may still be on its way.
+    put(cache, POSITION)
+    assert held(cache) is None
+    settle(cache)
+    assert held(cache) is None
+    put(cache, late)
+    assert held(cache) == late
+    cache.put([POSITION], "x", TODAY, read_at=time.monotonic() - 1)
+    settle(cache)
+    assert held(cache) == late
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[1]", b"[1,2,3]", b"\xff", b"null", b'["x"]'])

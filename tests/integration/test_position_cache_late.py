@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import redis
 
+from credit_service.cache import positions
 from credit_service.cache.positions import PositionCache
 from tests.faults.proxy import Proxy
-from tests.integration.test_position_cache import POSITION, TODAY, held, put
+from tests.integration.test_position_cache import POSITION, TODAY, held, put, settle
 from tests.system.up import environment
 
 LINK = "server-redis"
@@ -76,6 +77,32 @@ def test_a_late_write_removes_an_old_entry(
     while held(near) is not None and time.monotonic() < until:
         time.sleep(0.02)
     assert held(near) is None
+
+
+def test_after_a_late_write_no_older_entry_is_read(
+    near: PositionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis answers in time, but received the write late: an older write may still arrive."""
+    put(near, replace(POSITION, version=4))
+    with monkeypatch.context() as late:
+        late.setattr(positions, "_MAX_AGE_SECONDS", -60.0)
+        near._write([positions._Found(POSITION, "standard-1", TODAY, time.monotonic())])
+    put(near, replace(POSITION, version=4))
+    assert held(near) is None
+    settle(near)
+    assert held(near) is None
+
+
+def test_a_late_write_leaves_a_newer_entry(
+    near: PositionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(near, POSITION)
+    with monkeypatch.context() as late:
+        late.setattr(positions, "_MAX_AGE_SECONDS", -60.0)
+        near._write(
+            [positions._Found(replace(POSITION, version=4), "standard-1", TODAY, time.monotonic())]
+        )
+    assert held(near) == POSITION
 
 
 def test_a_late_write_only_over_an_old_entry_succeeds(near: PositionCache) -> None:

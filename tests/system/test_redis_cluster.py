@@ -19,7 +19,7 @@ from credit_service.domain.positions import CreditPosition
 from credit_service.storage.database import Database
 from tests import redis_servers
 from tests.integration.test_pooler import doctor
-from tests.integration.test_position_cache import POSITION, TODAY, held
+from tests.integration.test_position_cache import POSITION, TODAY, held, settle
 from tests.integration.test_workers import Lab, threads
 from tests.redis_servers import Deployment, Server, node_id, owner, wait_until
 from tests.system.redis_work import check_service
@@ -89,13 +89,17 @@ def test_entries_are_on_all_masters(deployment: Deployment, cache: PositionCache
     assert cache.mode == "cluster"
 
 
-def test_too_many_stale_entries_are_removed_by_a_scan(
+def test_the_entries_of_many_suspects_are_removed_by_a_scan(
     cache: PositionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_MAX_STALE_IDS", 10)
+    monkeypatch.setattr(cache_module, "_MAX_SUSPECTS_BY_KEY", 10)
     store_all(cache, POSITIONS)
-    cache._possibly_stale.update(dict.fromkeys((each.customer_id for each in POSITIONS[:20]), 0.0))
-    assert found(cache) == []
+    suspects, others = POSITIONS[:20], POSITIONS[20:]
+    cache._suspects.add((each.customer_id, each.version + 1) for each in suspects)
+    assert found(cache) == others
+    settle(cache)
+    assert found(cache) == others
+    assert not any(each.customer_id in cache._suspects for each in suspects)
     assert cache.available
 
 
