@@ -27,8 +27,15 @@ LIMIT_MONTHS = 36
 """The approved limit is this many months' income."""
 DEFAULT_REGION = "IN"
 
+ERASED_NAME = "Erased"
+"""First and last name of a customer whose personal data was erased."""
+ERASED_PHONE_NUMBERS = 10**12
+"""How many phone numbers `erased_phone_number` has."""
+
 T = TypeVar("T")
 
+# No country has this code, and no caller or import can give such a number.
+_ERASED_PHONE_PREFIX = "+999"
 _MAX_PHONE_TEXT_LENGTH = 40
 # Digits of any script and their separators; the fraction of a decimal number must be zero.
 _PHONE = re.compile(r"(\(?[+\uff0b]?\s?\(?\d(?:[\d\s()\u2010-\u2015\u2212-]*\d)?\)?)(?:\.0+)?")
@@ -144,6 +151,20 @@ def _parsed_phone_number(text: str) -> str:
     if number.extension or not phonenumbers.is_valid_number(number):
         raise ValueError("not a valid phone number")
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def erased_phone_number(number: int) -> str:
+    """Return a phone number of no country, for a customer whose personal data was erased.
+
+    `number` is random, from 0 to ERASED_PHONE_NUMBERS - 1: it says nothing of the former number.
+    """
+    return f"{_ERASED_PHONE_PREFIX}{number:012d}"
+
+
+def is_erased(customer: Customer) -> bool:
+    """Whether nothing is left of the customer's names and phone number."""
+    names = {customer.first_name, customer.last_name}
+    return names == {ERASED_NAME} and customer.phone_number.startswith(_ERASED_PHONE_PREFIX)
 
 
 def load_phone_plans() -> None:

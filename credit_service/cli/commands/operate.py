@@ -44,6 +44,12 @@ app.command(
     help="List, retry and discard tasks whose attempts all failed.",
 )
 app.command(
+    "credit_service.cli.personal_data:app",
+    name="personal-data",
+    group=OPERATE,
+    help="Export and erase the personal data of a customer.",
+)
+app.command(
     "credit_service.cli.tokens:app",
     name="token",
     group=OPERATE,
