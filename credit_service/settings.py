@@ -676,6 +676,7 @@ _NO_SETTINGS = frozenset(
     {
         "CREDIT_SECRETS_DIR",
         "CREDIT_ADDRESS",
+        "CREDIT_PROFILE",
         "CREDIT_TOKEN",
         "CREDIT_TOKEN_FILE",
         "CREDIT_FAILPOINTS",

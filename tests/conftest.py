@@ -10,6 +10,7 @@ If there is space, all temporary files are in memory: creating a database from t
 ms there, and 200 ms on a disk.
 """
 
+import atexit
 import contextlib
 import gc
 import itertools
@@ -45,6 +46,14 @@ _ROOM_BYTES = 4 * 1024**3
 _YOUNG_SECONDS = 60.0
 
 
+def _use_no_profiles() -> None:
+    """Profiles of the person who runs the tests name other services. Applies to children, too."""
+    folder = tempfile.mkdtemp(prefix="credit-service-config-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["XDG_CONFIG_HOME"] = folder
+    os.environ.pop("CREDIT_PROFILE", None)
+
+
 def _keep_temporary_files_in_memory() -> None:
     """Applies to this process and its children, unless TMPDIR names another folder."""
     if "TMPDIR" in os.environ or not _MEMORY.is_dir():
@@ -56,6 +65,7 @@ def _keep_temporary_files_in_memory() -> None:
 
 
 _keep_temporary_files_in_memory()
+_use_no_profiles()
 # Tests depend neither on the speed of a machine nor on randomness. Random tests have their own
 # targets: `make properties`, `make model`, `make fuzz`. Continuous integration tries more examples.
 _THOROUGH = "CI" in os.environ

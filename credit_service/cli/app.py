@@ -11,6 +11,7 @@ from cyclopts import CycloptsError
 
 from credit_service.cli.commands import (
     any_method,
+    connecting,
     customers,
     events,
     files,
@@ -25,7 +26,18 @@ from credit_service.cli.common import ExitCode
 
 __all__ = ["GROUPS", "app", "main", "run"]
 
-GROUPS = (serving, files, any_method, customers, loans, events, policy, operate, samples)
+GROUPS = (
+    serving,
+    connecting,
+    files,
+    any_method,
+    customers,
+    loans,
+    events,
+    policy,
+    operate,
+    samples,
+)
 """The modules that declare the commands. Importing one adds its commands to `app`."""
 
 

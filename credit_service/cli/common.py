@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from uuid import UUID
 
 from cyclopts import Group, Parameter
@@ -60,8 +60,8 @@ _CONNECTION = Group("Connection", sort_key=9)
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The service to call, and the credentials for the calls."""
+class Endpoint:
+    """An address, and the credentials for calls to it."""
 
     address: Annotated[
         str,
@@ -96,18 +96,57 @@ class Target:
             group=_CONNECTION,
         ),
     ] = None
+    certificate: Annotated[
+        Path | None,
+        Parameter(
+            env_var="CREDIT_CLIENT_CERTIFICATE",
+            help="PEM file of the client's certificate, for mutual TLS.",
+            group=_CONNECTION,
+        ),
+    ] = None
+    private_key: Annotated[
+        Path | None,
+        Parameter(
+            env_var="CREDIT_CLIENT_PRIVATE_KEY",
+            help="PEM file of that certificate's private key.",
+            group=_CONNECTION,
+        ),
+    ] = None
 
-    def without_token(self) -> "Target":
+    def without_token(self) -> Self:
         """The same service, called without credentials."""
         return replace(self, token=None, token_file=None)
 
     @property
     def options(self) -> list[str]:
-        """The options that select the same service in another command; never the token itself."""
-        given = [] if self.address == DEFAULT_ADDRESS else ["--address", self.address]
-        for name, path in (("--ca", self.ca), ("--token-file", self.token_file)):
+        """The options that select the same service in another command; never the token itself.
+
+        They include the address, so that the command uses no profile."""
+        given = ["--address", self.address]
+        for name, path in (
+            ("--ca", self.ca),
+            ("--certificate", self.certificate),
+            ("--private-key", self.private_key),
+            ("--token-file", self.token_file),
+        ):
             given += [] if path is None else [name, str(path)]
         return given
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Target(Endpoint):
+    """The service to call, which a profile can name. See `profiles.fill_in`."""
+
+    profile: Annotated[
+        str | None,
+        Parameter(
+            env_var="CREDIT_PROFILE",
+            help="Profile, as saved by `credit-service login`. Default: the default profile, "
+            "unless an address is given.",
+            group=_CONNECTION,
+        ),
+    ] = None
 
 
 CustomerId = Annotated[int, Parameter(help="Id of the customer.")]

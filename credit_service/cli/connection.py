@@ -8,9 +8,10 @@ from threading import Thread
 
 import grpc
 
-from credit_service.cli.common import Target, UsageError
-from credit_service.client.channel import open_channel, require_ready
-from credit_service.settings import check_target
+from credit_service.cli.common import Endpoint, UsageError
+from credit_service.settings import ClientSettings, check_target
+from credit_service_client.channel import open_channel, require_ready
+from credit_service_client.tls import ClientTls
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 15.0
@@ -21,7 +22,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 @contextmanager
-def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[grpc.Channel]:
+def connected(target: Endpoint, timeout_seconds: float | None = None) -> Iterator[grpc.Channel]:
     """A channel to a service that responds.
 
     Raises UsageError for an invalid address or token, TlsFileError, and ServiceError (UNAVAILABLE)
@@ -33,7 +34,7 @@ def connected(target: Target, timeout_seconds: float | None = None) -> Iterator[
 
 
 @contextmanager
-def opened(target: Target) -> Iterator[grpc.Channel]:
+def opened(target: Endpoint) -> Iterator[grpc.Channel]:
     """A channel to the service, which may not respond yet. Raises UsageError, TlsFileError.
 
     A token file is read for every call. Ctrl-C can interrupt gRPC's code where it has just taken a
@@ -48,22 +49,36 @@ def opened(target: Target) -> Iterator[grpc.Channel]:
         closing.join(_CLOSE_SECONDS)
 
 
-def _open(target: Target) -> grpc.Channel:
+def _open(target: Endpoint) -> grpc.Channel:
     try:
         check_target(target.address)
     except ValueError as error:
         raise UsageError(f"--address {target.address} is not accepted: {error}") from None
-    token = _bearer_token(target)
+    token = bearer_token(target)
     source = _Renewed(target, token) if token and reads_token_file(target) else token
-    return open_channel(target.address, source, target.ca)
+    return open_channel(target.address, token=source, tls=_tls(target))
 
 
-def await_ready(channel: grpc.Channel, target: Target, timeout_seconds: float) -> None:
+def _tls(target: Endpoint) -> ClientTls | None:
+    """Return the TLS files of the target; else those of the settings, which include secrets in
+    files. None: no TLS."""
+    settings = ClientSettings()
+    ca = target.ca or settings.server_ca
+    if ca is None:
+        return None
+    return ClientTls(
+        ca,
+        target.certificate or settings.client_certificate,
+        target.private_key or settings.client_private_key,
+    )
+
+
+def await_ready(channel: grpc.Channel, target: Endpoint, timeout_seconds: float) -> None:
     """Wait until the service responds. Raises ServiceError (UNAVAILABLE) on timeout."""
-    require_ready(channel, target.address, timeout_seconds, target.ca)
+    require_ready(channel, target.address, timeout_seconds, _tls(target))
 
 
-def reads_token_file(target: Target) -> bool:
+def reads_token_file(target: Endpoint) -> bool:
     """Whether the token comes from a file, which can get a new token later."""
     return not target.token and target.token_file not in (None, Path())
 
@@ -72,17 +87,17 @@ class _Renewed:
     """Returns the token that the file has now; the last one while the file is unusable, as in the
     moment in which it is replaced."""
 
-    def __init__(self, target: Target, token: str) -> None:
+    def __init__(self, target: Endpoint, token: str) -> None:
         self._target = target
         self._token = token
 
     def __call__(self) -> str:
         with suppress(UsageError):
-            self._token = _bearer_token(self._target) or self._token
+            self._token = bearer_token(self._target) or self._token
         return self._token
 
 
-def _bearer_token(target: Target) -> str | None:
+def bearer_token(target: Endpoint) -> str | None:
     """Return --token or CREDIT_TOKEN, else the content of the token file, else None.
 
     Raises UsageError for an unreadable file, or a token that a header cannot contain.

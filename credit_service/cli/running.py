@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from credit_service.cli.common import DEFAULT_ADDRESS, ExitCode, UsageError
+from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import (
     SERVICE,
     Credentials,
@@ -340,7 +340,7 @@ def _hints(settings: Settings, address: str) -> Iterator[str | Text]:
             f"CREDIT_CLIENT_CERTIFICATE={credentials.certificate} "
             f"CREDIT_CLIENT_PRIVATE_KEY={credentials.private_key} "
         )
-    options = "" if address == DEFAULT_ADDRESS else f" --address {address}"
+    options = f" --address {address}"
     options += f" --ca {credentials.ca}" if credentials.ca else ""
     yield "\nSample files to ingest:"
     yield paste("  credit-service sample-data samples")

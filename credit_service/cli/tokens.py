@@ -5,7 +5,6 @@ else differs in development.
 """
 
 import json
-import os
 import secrets
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import note, out
+from credit_service.cli.private_files import write_private
 from credit_service.settings import Settings
 
 PRIVATE_KEY_FILE = "signing-key.private.jwk"
@@ -116,10 +116,10 @@ def make_key(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = _read_key_set(public) if public.exists() else []
     # The public key first: a server must know the key before it gets a token signed with it.
-    _write_secret(public, {"keys": [*keys, {**key.as_dict(private=False), **parameters}]})
+    write_private(public, {"keys": [*keys, {**key.as_dict(private=False), **parameters}]})
     if private.exists():
         private.replace(private.with_name(private.name + ".old"))
-    _write_secret(private, {**key.as_dict(private=True), **parameters})
+    write_private(private, {**key.as_dict(private=True), **parameters})
     out.print(f"{private}  private key {kid}: keep it secret", soft_wrap=True)
     out.print(f"{public}  {len(keys) + 1} public key(s), for the server", soft_wrap=True)
     note("Start the server with:")
@@ -159,13 +159,3 @@ def _read_key_set(path: Path) -> list[Any]:
     if not isinstance(keys, list):
         raise UsageError(f"{path} exists and is not a JWK set; use another folder")
     return keys
-
-
-def _write_secret(path: Path, document: dict[str, Any]) -> None:
-    """Write a file that only its owner can ever read. Replace an existing file atomically."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
-        file.write("\n")
-    beside.replace(path)

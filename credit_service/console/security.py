@@ -6,11 +6,8 @@ until sign-out or the end of the session. A form is accepted only with its sessi
 only from a page of this origin.
 """
 
-import base64
-import binascii
 import hmac
 import ipaddress
-import json
 import secrets
 import threading
 import time
@@ -25,6 +22,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from credit_service.client.token_claims import claim, claims
 
 SESSION_COOKIE = "credit_console"
 FLASH_COOKIE = "credit_console_flash"
@@ -70,26 +69,12 @@ class Session:
 
         Not verified here: the service verified the token at sign-in.
         """
-        return _claim(self.token, "sub")
+        return claim(self.token, "sub")
 
     @property
     def scopes(self) -> frozenset[str] | None:
         """The token's scopes, or None without a readable token."""
-        return frozenset(_claim(self.token, "scope").split()) if _claims(self.token) else None
-
-
-def _claims(token: str) -> dict[str, Any]:
-    try:
-        payload = token.split(".")[1]
-        found = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, binascii.Error, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _claim(token: str, name: str) -> str:
-    value = _claims(token).get(name, "")
-    return value if isinstance(value, str) else ""
+        return frozenset(claim(self.token, "scope").split()) if claims(self.token) else None
 
 
 class Drafts:

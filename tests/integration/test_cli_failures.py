@@ -48,6 +48,7 @@ OPERATING: dict[str, tuple[str, ...]] = {
     "parked discard": ("1",),
 }
 CALLING: dict[str, tuple[str, ...]] = {
+    "login": (),
     "ingest": ("{csv}",),
     "annotated": (_ID,),
     "ingestions": (),
@@ -100,6 +101,9 @@ LOCAL: dict[str, tuple[str, ...]] = {
     "demo": (),
     "console": (),
     "probe": (),
+    "profiles": (),
+    "profiles use": ("absent",),
+    "profiles remove": ("absent",),
 }
 COMMANDS = STARTING | OPERATING | CALLING | LOCAL
 
@@ -198,6 +202,9 @@ _READ_NO_SETTINGS = {
     "template",
     "probe",
     "certificates",
+    "profiles",
+    "profiles use",
+    "profiles remove",
 }
 
 

@@ -106,6 +106,34 @@ def test_commands_use_tls_and_the_token(
     assert "UNAUTHENTICATED" in capsys.readouterr().err
 
 
+def test_a_profile_keeps_address_and_credentials(
+    address: str,
+    token: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("CREDIT_TOKEN")
+    assert run(["login", "mine"]) == REFUSED
+    assert "UNAUTHENTICATED" in capsys.readouterr().err
+    assert not (tmp_path / "config").exists()
+    (tmp_path / "token").write_text(token)
+    monkeypatch.chdir(tmp_path)
+    assert run(["login", "mine", "--token-file=token"]) == GOOD
+    printed = capsys.readouterr()
+    assert f"Profile mine is saved, and is the default: {address}\n" in printed.out
+    assert "subject  developer\n" in printed.out
+    assert "scopes   credit.read, credit.write, " in printed.out
+    assert token not in printed.out + printed.err
+    assert "CREDIT_ADDRESS is set" in printed.err
+    for name in ("ADDRESS", "SERVER_CA", "CLIENT_CERTIFICATE", "CLIENT_PRIVATE_KEY"):
+        monkeypatch.delenv(f"CREDIT_{name}")
+    monkeypatch.chdir("/")
+    assert run(["call", "ListCustomers", "{}"]) == GOOD
+    assert run(["login", "mine"]) == OUT_OF_REACH  # at the default address, not that of the profile
+
+
 @pytest.mark.parametrize("lacking", ["CREDIT_SERVER_CA", "CREDIT_CLIENT_CERTIFICATE"])
 def test_without_authority_or_certificate_the_service_is_unavailable(
     address: str, lacking: str, monkeypatch: pytest.MonkeyPatch

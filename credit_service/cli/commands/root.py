@@ -3,6 +3,7 @@
 from cyclopts import App, Group
 
 from credit_service.cli.common import Format, Target
+from credit_service.cli.profiles import fill_in
 
 _EPILOGUE = """\
 Exit codes: 0 success · 1 the service rejected the request or rows, or a check failed · \
@@ -30,6 +31,7 @@ app = App(
     help_format="plaintext",
     help_epilogue=_EPILOGUE,
     version=_version,
+    config=fill_in,
 )
 
 RUN = Group("Run the service", sort_key=0)

@@ -1,5 +1,6 @@
 """Channels to the service, with the retry policy, TLS and the bearer token of each call."""
 
+import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -162,3 +163,16 @@ def require_ready(
             "Start one with `credit-service up`, or choose another with --address."
         )
         raise ServiceError(grpc.StatusCode.UNAVAILABLE, message) from error
+
+
+def is_local(address: str) -> bool:
+    """Whether the address is of this machine: a loopback address, localhost or a Unix socket."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,6 +1,5 @@
 """One object for all calls of the service."""
 
-import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,13 @@ from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_pb2 import CustomerRow, LoanRow
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
-from credit_service_client.channel import TokenFile, TokenSource, open_channel, require_ready
+from credit_service_client.channel import (
+    TokenFile,
+    TokenSource,
+    is_local,
+    open_channel,
+    require_ready,
+)
 from credit_service_client.ingestion import IngestionClient, Listener, Request
 from credit_service_client.retrying import Patience, RetryingMethod
 from credit_service_client.sources import Rows, RowSource
@@ -57,7 +62,7 @@ class CreditClient:
         returns one. Raises ValueError for a token without TLS, unless the service is on this
         machine; TlsFileError for an unusable file of certificates or keys.
         """
-        if token is not None and tls is None and not _is_local(address):
+        if token is not None and tls is None and not is_local(address):
             raise ValueError(f"a token needs TLS: anyone between here and {address} could read it")
         source = TokenFile(token) if isinstance(token, Path) else token
         self.patience = patience or Patience()
@@ -152,16 +157,3 @@ class CreditClient:
             if isinstance(method, grpc.UnaryUnaryMultiCallable):
                 setattr(stub, name, RetryingMethod(method, self.patience))
         return stub
-
-
-def _is_local(address: str) -> bool:
-    """Whether the address is of this machine: a loopback address, localhost or a Unix socket."""
-    if address.startswith(("unix:", "unix-abstract:")):
-        return True
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
