@@ -131,8 +131,8 @@ golden: $(VENV)/installed-dev ## regenerate the golden transcripts; review their
 	UPDATE_GOLDEN=1 $(RUN) -m pytest tests/golden
 
 .PHONY: pictures
-pictures: $(VENV)/installed-dev ## retake the screenshots of the console in docs/images
-	SCREENSHOTS=docs/images $(RUN) -m pytest tests/browser -m pictures
+pictures: $(VENV)/installed-dev ## retake the pictures in docs/images, from the sandbox that `make up SANDBOX=1` runs
+	SCREENSHOTS=docs/images $(RUN) -m pytest tests/browser/test_pictures.py -m pictures
 
 .PHONY: chaos
 chaos: $(VENV)/installed-dev ## run the fault campaign, about 12 minutes: SEED=N replays one

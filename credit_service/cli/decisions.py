@@ -45,6 +45,15 @@ def _review_facts(found: decision_pb2.Decision) -> list[tuple[str, str]]:
     return facts
 
 
+def made(decision: decision_pb2.Decision) -> str:
+    """Return what an approval made: a loan, or an offer."""
+    return f"offer {decision.offer_id}" if decision.offer_id else f"loan {decision.loan_id}"
+
+
+def _loans(count: int) -> str:
+    return f"{count} loan{'' if count == 1 else 's'}"
+
+
 def decisions(target: Target, customer_id: int | None, limit: int, form: Format) -> int:
     """List stored decisions, latest first."""
     request = pb.ListDecisionsRequest(customer_id=customer_id)
@@ -64,9 +73,7 @@ def decisions(target: Target, customer_id: int | None, limit: int, form: Format)
             str(each.ask.tenure_months),
             percent(each.corrected_interest_rate),
             str(each.credit_score.score),
-            f"approved: loan {each.loan_id}"
-            if each.approved
-            else f"{outcome_name(each)}: {reasons}",
+            f"approved: {made(each)}" if each.approved else f"{outcome_name(each)}: {reasons}",
         )
     return print_list(table, "decisions", found, form, more=more)
 
@@ -80,8 +87,8 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
         print_json(as_dict(response))
         return ExitCode.GOOD
     found = response.decision
-    loan = f", loan {found.loan_id}" if found.approved else ""
-    print_outcome(found, f"Decision {decision_id}: {outcome_name(found)}{loan}")
+    what = f", {made(found)}" if found.approved else ""
+    print_outcome(found, f"Decision {decision_id}: {outcome_name(found)}{what}")
     show_reasons(found)
     if found.HasField("counter_offer"):
         show_counter_offer(found.counter_offer)
@@ -107,8 +114,8 @@ def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
         (
             "history",
             (
-                f"{inputs.loan_count} loans, {inputs.emis_on_time} of {inputs.emis_due} "
-                f"installments on time, {inputs.current_year_loans} loans this year"
+                f"{_loans(inputs.loan_count)}, {inputs.emis_on_time} of {inputs.emis_due} "
+                f"installments on time, {_loans(inputs.current_year_loans)} this year"
             ),
         ),
         *_review_facts(found),

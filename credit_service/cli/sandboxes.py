@@ -15,6 +15,8 @@ from credit_service_client.sources import SourceError
 
 _YEAR, _CLOCK = "year", "clock"
 _BEGUN, _OVER = "begun", "over"
+# Thousands of calls and days would hide how the year goes.
+_QUIET = {"log_level": "warning", "access_log": False}
 
 
 class Sandbox:
@@ -39,7 +41,15 @@ class Sandbox:
             )
         self._clock_file = self._folder / _CLOCK
         self.settings = settings.model_copy(
-            update={"data_dir": self._folder, "clock_offset_file": self._clock_file}
+            update={
+                **{
+                    name: value
+                    for name, value in _QUIET.items()
+                    if name not in settings.model_fields_set
+                },
+                "data_dir": self._folder,
+                "clock_offset_file": self._clock_file,
+            }
         )
         if not self._is_over:
             # The service starts in the past.

@@ -1,13 +1,9 @@
-"""Every page is accessible by axe's rules in light and dark, and fits on a phone.
-
-Only `make pictures` takes the pictures for the documentation, in the folder SCREENSHOTS.
-"""
+"""Every page is accessible by axe's rules in light and dark, and fits on a phone."""
 
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,7 +25,6 @@ from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from tests.browser.conftest import OpenTab, Place, Tab, new_context
 
-MAX_PICTURE_BYTES = 300 * 1024
 _DAY_SECONDS = 86_400
 
 
@@ -409,49 +404,3 @@ def test_important_columns_are_visible_on_a_phone(story: dict[str, str], tab: Ta
         assert right, f"no {label} on {name}"
         assert max(right) <= 390, f"{label} on {name}"
     tab.check()
-
-
-Picture = tuple[str, str, dict[str, bool]]
-
-PICTURES: tuple[Picture, ...] = (
-    ("dashboard", "dashboard", {}),
-    ("simulator", "simulator", {}),
-    ("simulator-dark", "simulator", {"dark": True}),
-    ("customer", "customer", {}),
-    ("loan-dark", "loan", {"dark": True}),
-    ("decision", "decision", {}),
-    ("ingestion", "ingestion", {}),
-    ("comparison", "comparison", {}),
-    ("checklist", "checks", {}),
-    ("simulator-phone", "simulator", {"narrow": True}),
-    ("customer-phone-dark", "customer", {"narrow": True, "dark": True}),
-)
-
-
-def _before_the_picture(page: Page, name: str) -> None:
-    if name == "checks":
-        page.get_by_label("Allow the checks").check()
-        page.locator("[data-run-flow]").nth(1).click()
-        page.locator("[data-run-flow][disabled]").wait_for(state="detached", timeout=30_000)
-    page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
-    # Wait for animations and late fonts.
-    page.wait_for_timeout(150)
-
-
-@pytest.mark.pictures
-@pytest.mark.parametrize(("picture", "name", "kind"), PICTURES, ids=[each[0] for each in PICTURES])
-def test_a_picture_is_taken(
-    story: dict[str, str],
-    open_tab: Callable[..., Any],
-    picture: str,
-    name: str,
-    kind: dict[str, bool],
-) -> None:
-    page = open_tab(**kind).page
-    go(page, story[name])
-    _before_the_picture(page, name)
-    folder = Path(os.environ["SCREENSHOTS"])
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"console-{picture}.png"
-    page.screenshot(path=path)
-    assert 10 * 1024 < path.stat().st_size <= MAX_PICTURE_BYTES

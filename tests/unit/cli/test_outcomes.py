@@ -67,3 +67,8 @@ def test_the_review_of_a_referred_decision_is_shown() -> None:
     assert text.endswith(" by checker, new decision 8: Income checked.")
     again = decision_pb2.Decision(reviewed_decision_id=7)
     assert decisions._review_facts(again) == [("reviewed", "decision 7")]
+
+
+def test_an_approval_names_the_loan_or_the_offer() -> None:
+    assert decisions.made(decision_pb2.Decision(approved=True, loan_id=7)) == "loan 7"
+    assert decisions.made(decision_pb2.Decision(approved=True, offer_id=9)) == "offer 9"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from credit_service.cli import running
 from credit_service.cli.common import UsageError
 from credit_service.cli.sandboxes import Sandbox
 from credit_service.clock import Clock
@@ -23,6 +24,17 @@ def test_its_service_starts_in_the_past_in_a_folder_of_its_own(settings: Setting
     assert sandbox.settings.data_dir == settings.data_dir / "sandbox"
     days = Clock().moment().today - sandbox.settings.clock.moment().today
     assert days.days in (40, 41)
+
+
+def test_it_logs_only_warnings_unless_asked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = Sandbox(settings).settings
+    assert (quiet.log_level, quiet.access_log) == ("warning", False)
+    monkeypatch.setenv("CREDIT_ACCESS_LOG", "true")
+    monkeypatch.setenv("CREDIT_LOG_LEVEL", "info")
+    asked = Sandbox(running.settings_with(data_dir=settings.data_dir)).settings
+    assert (asked.log_level, asked.access_log) == ("info", True)
 
 
 def test_an_interrupted_year_is_not_continued(settings: Settings) -> None:
