@@ -47,6 +47,7 @@ from credit_service.console.views import (
     keyfacts,
     lending,
     loans,
+    methods,
     offers,
     overdue,
     payments,
@@ -75,6 +76,7 @@ _FORM_BYTES = 1024 * 1024
 _STOP_SECONDS = 5
 
 _LOAN = "/qa/customers/{customer_id}/loans/{loan_id}"
+_METHOD = "/qa/methods/{service}/{method}"
 _PAYMENT = f"{_LOAN}/payments/{{payment_id}}"
 
 _PAGES: tuple[tuple[str, str, View], ...] = (
@@ -152,6 +154,9 @@ _PAGES: tuple[tuple[str, str, View], ...] = (
     ("POST", "/qa/ingestions/{ingestion_id}/revert", undo.revert),
     ("GET", "/qa/ingestions/{ingestion_id}/annotated", ingestions.annotated),
     ("GET", "/qa/ingestions/{ingestion_id}/rejected", ingestions.rejected),
+    ("GET", "/qa/methods", methods.index),
+    ("GET", _METHOD, methods.form),
+    ("POST", _METHOD, methods.send),
     ("GET", "/qa/checks", checks.index),
     ("POST", "/qa/checks/{key}", checks.run),
     ("GET", "/qa/login", session.form),
@@ -172,6 +177,7 @@ _FORMS: dict[View, View] = {
     undo.revert: undo.reversal,
     asks.answer: asks.form,
     checks.run: checks.index,
+    methods.send: methods.form,
     referrals.review: decisions.show,
     offers.accept: offers.show,
     offers.withdraw: offers.show,
@@ -184,6 +190,9 @@ _FORMS: dict[View, View] = {
     session.sign_in: session.form,
 }
 """The view of each form's page, by the view that receives the form. Signing out has no page."""
+
+_MAX_FIELDS: dict[View, int] = {methods.send: methods.MAX_FIELDS}
+"""Most fields of a form that has more than the others."""
 
 
 def build_app(settings: Settings) -> Starlette:
@@ -247,7 +256,7 @@ def build_app(settings: Settings) -> Starlette:
 
 def _routes(console: Console) -> list[Route]:
     pages = [
-        Route(path, view(page, console, _FORMS.get(page)), methods=[method])
+        Route(path, view(page, console, _FORMS.get(page), _MAX_FIELDS.get(page)), methods=[method])
         for method, path, page in _PAGES
     ]
     shown = {path for method, path, _ in _PAGES if method == "GET"}

@@ -303,11 +303,12 @@ View = Callable[[Page], Response]
 
 
 def view(
-    function: View, console: Console, form: View | None = None
+    function: View, console: Console, form: View | None = None, max_fields: int | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
     """Return a view as a Starlette endpoint, with session, form, thread pool and failures.
 
-    `form` is the view that shows the form of `function` again if it cannot be sent.
+    `form` is the view that shows the form of `function` again if it cannot be sent. `max_fields` is
+    the most fields that a form can have, MAX_FIELDS by default.
     """
 
     @functools.wraps(function)
@@ -322,7 +323,7 @@ def view(
         if request.method == "POST":
             if is_cross_origin(request):
                 raise HTTPException(HTTPStatus.FORBIDDEN, "This form came from another site.")
-            response = await _posted(function, form, page, known)
+            response = await _posted(function, form, page, known, max_fields or MAX_FIELDS)
         else:
             response = await run_in_threadpool(_answered, function, page)
         cookies = response.headers.getlist("set-cookie")
@@ -334,11 +335,15 @@ def view(
 
 
 async def _posted(
-    function: View, form_view: View | None, page: Page, known: Session | None
+    function: View,
+    form_view: View | None,
+    page: Page,
+    known: Session | None,
+    max_fields: int,
 ) -> Response:
     request = page.request
     async with request.form(
-        max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        max_files=1, max_fields=max_fields, max_part_size=MAX_FIELD_BYTES
     ) as form:
         page.form = {name: value for name, value in form.items() if isinstance(value, str)}
         page.files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}

@@ -60,7 +60,9 @@ class Service:
         self._ingestion = IngestionServiceStub(channel)
         self._scorecards = ScorecardServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self.channel = channel
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        """Metadata of every call."""
         self._lock = threading.Lock()
         self.calls: list[Call] = []
         """The calls so far, at most MAX_KEPT_CALLS."""
@@ -210,11 +212,11 @@ class Service:
             for chunk in chunks:
                 yield ingestion_pb.UploadSpreadsheetRequest(chunk=chunk)
 
-        with self._kept(first):
+        with self.recorded(first):
             return self._ingestion.UploadSpreadsheet(
                 requests(),
                 timeout=UPLOAD_TIMEOUT_SECONDS,
-                metadata=self._metadata,
+                metadata=self.metadata,
                 wait_for_ready=False,
             ).ingestion
 
@@ -226,11 +228,11 @@ class Service:
             ingestion_pb.IngestRowsRequest(header=header),
             ingestion_pb.IngestRowsRequest(batch=batch),
         ]
-        with self._kept(*requests):
+        with self.recorded(*requests):
             return self._ingestion.IngestRows(
                 iter(requests),
                 timeout=CALL_TIMEOUT_SECONDS,
-                metadata=self._metadata,
+                metadata=self.metadata,
                 wait_for_ready=False,
             )
 
@@ -242,9 +244,9 @@ class Service:
             ingestion_id=ingestion_id, rejected_only=rejected_only
         )
         stream: Any = self._ingestion.DownloadAnnotatedWorkbook(
-            request, timeout=UPLOAD_TIMEOUT_SECONDS, metadata=self._metadata, wait_for_ready=False
+            request, timeout=UPLOAD_TIMEOUT_SECONDS, metadata=self.metadata, wait_for_ready=False
         )
-        with self._kept(request):
+        with self.recorded(request):
             first = next(stream, None)
         if first is None:
             raise ServiceError(grpc.StatusCode.INTERNAL, "The service sent no workbook.")
@@ -328,10 +330,10 @@ class Service:
         The service limits its duration.
         """
         stream: Any = self._scorecards.BacktestScorecard(
-            request, metadata=self._metadata, wait_for_ready=False
+            request, metadata=self.metadata, wait_for_ready=False
         )
         on_opened(stream.cancel)
-        with self._kept(request):
+        with self.recorded(request):
             yield from stream
 
     # Events and health.
@@ -342,7 +344,7 @@ class Service:
         """WatchCreditEvents: one customer's past events, the last MAX_HISTORY_EVENTS of them."""
         request = pb.WatchCreditEventsRequest(customer_id=customer_id, event_types=types)
         found: list[event_pb2.CreditEvent] = []
-        with self._kept(request), closing(self.watch(request, STREAM_TIMEOUT_SECONDS)) as stream:
+        with self.recorded(request), closing(self.watch(request, STREAM_TIMEOUT_SECONDS)) as stream:
             for response in stream:
                 if response.WhichOneof("message") == "heartbeat":
                     break
@@ -357,7 +359,7 @@ class Service:
         """WatchCreditEvents: the next `count` past events, and the id of the last one, or '' if
         there are no more."""
         found: list[event_pb2.CreditEvent] = []
-        with self._kept(request), closing(self.watch(request, STREAM_TIMEOUT_SECONDS)) as stream:
+        with self.recorded(request), closing(self.watch(request, STREAM_TIMEOUT_SECONDS)) as stream:
             for response in stream:
                 if response.WhichOneof("message") == "heartbeat":
                     return found, ""
@@ -380,7 +382,7 @@ class Service:
         """
         for tries_left in reversed(range(_STREAM_TRIES)):
             stream: Any = self._credit.WatchCreditEvents(
-                request, timeout=timeout_seconds, metadata=self._metadata, wait_for_ready=False
+                request, timeout=timeout_seconds, metadata=self.metadata, wait_for_ready=False
             )
             on_opened(stream.cancel)
             try:
@@ -401,7 +403,7 @@ class Service:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             answer = self._health.Check(
-                request, timeout=2.0, metadata=self._metadata, wait_for_ready=False
+                request, timeout=2.0, metadata=self.metadata, wait_for_ready=False
             )
         except grpc.RpcError as error:
             found = decoded(error)
@@ -412,16 +414,16 @@ class Service:
     def _unary(
         self, method: "grpc.UnaryUnaryMultiCallable[_TRequest, _TResponse]", request: _TRequest
     ) -> _TResponse:
-        with self._kept(request):
+        with self.recorded(request):
             return method(
                 request,
                 timeout=CALL_TIMEOUT_SECONDS,
-                metadata=self._metadata,
+                metadata=self.metadata,
                 wait_for_ready=False,
             )
 
     @contextmanager
-    def _kept(self, *requests: Message) -> Iterator[None]:
+    def recorded(self, *requests: Message) -> Iterator[None]:
         """Record a call with its status and duration."""
         started = time.monotonic()
         status = grpc.StatusCode.OK.name

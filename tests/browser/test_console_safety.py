@@ -154,10 +154,11 @@ def test_every_address_that_writes_requires_the_csrf_token(place: Place, visitor
     visitor.enter()
     stub = IngestionServiceStub(place.channel)
     found = stub.ListIngestions(ingestion_pb.ListIngestionsRequest(), timeout=10)
-    ingestion_id = found.ingestions[0].ingestion_id
+    known = {"{ingestion_id}": found.ingestions[0].ingestion_id}
+    known |= {"{service}": "CreditService", "{method}": "CreateLoan"}
     for method, path, _ in app._PAGES:
         if method == "POST":
-            concrete = re.sub(r"\{[a-z_]+\}", "1", path.replace("{ingestion_id}", ingestion_id))
+            concrete = re.sub(r"\{[a-z_]+\}", lambda name: known.get(name[0], "1"), path)
             assert visitor.ask("POST", concrete, "x=y")[0] == 403, concrete
             assert visitor.ask("PUT", concrete, "x=y")[0] == 405, concrete
 
