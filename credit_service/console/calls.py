@@ -145,14 +145,16 @@ class Snippets:
         self._address = address
         self._has_tls = ca is not None
         self._files = [] if ca is None else [("cacert", ca)]
+        self._options = [] if ca is None else [("ca", ca)]
         if ca is not None and certificate is not None and private_key is not None:
             self._files += [("cert", certificate), ("key", private_key)]
+            self._options += [("certificate", certificate), ("private-key", private_key)]
 
     def _tls(self, dashes: str) -> str:
         return "".join(f" {dashes}{name} {shlex.quote(str(path))}" for name, path in self._files)
 
     def grpcurl(self, call: Call, *, with_token: bool) -> str:
-        """Return the grpcurl command, with `$TOKEN` in place of the bearer token."""
+        """Return the grpcurl command, with `$CREDIT_TOKEN` in place of the token."""
         feed, data = _data(replace(call, request_json=_with_messages_for_masks(call)))
         transport = self._tls("-") or " -plaintext"
         return (
@@ -170,16 +172,34 @@ class Snippets:
             f"-d {data} {scheme}://{self._address}/{call.method}"
         )
 
+    def credit_service(self, call: Call) -> str:
+        """Return the credit-service command, which reads the token from CREDIT_TOKEN by itself."""
+        feed, data = _data(call)
+        data = "-" if data == "@" else data
+        options = "".join(f" --{name} {shlex.quote(str(path))}" for name, path in self._options)
+        return f"{feed}credit-service call {call.name} {data} --address {self._address}{options}"
+
 
 def _header(with_token: bool) -> str:
-    return ' -H "authorization: Bearer $TOKEN"' if with_token else ""
+    return ' -H "authorization: Bearer $CREDIT_TOKEN"' if with_token else ""
 
 
 def _data(call: Call) -> tuple[str, str]:
     """Return the part before the pipe, and the argument of -d."""
-    if call.name != "UploadSpreadsheet":
+    filename = _filename(call)
+    if not filename:
         return "", shlex.quote(call.request_json)
-    filename = json.loads(call.request_json)["header"]["filename"]
     read = f"base64 -w {_CHUNK_CHARACTERS} {shlex.quote('./' + filename)}"
     wrap = 'sed \'s/.*/{"chunk":"&"}/\''
     return f"{{ echo {shlex.quote(call.request_json)}; {read} | {wrap}; }} | ", "@"
+
+
+def _filename(call: Call) -> str:
+    """Return the file that an upload reads, or '' if the call has all its requests."""
+    if call.name != "UploadSpreadsheet":
+        return ""
+    try:
+        header = json.loads(call.request_json).get("header", {})
+    except json.JSONDecodeError:  # Several requests: the chunks are among them.
+        return ""
+    return str(header.get("filename", ""))

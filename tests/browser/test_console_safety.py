@@ -357,7 +357,7 @@ def test_with_authentication_calls_use_the_users_token(
         expect(page.get_by_label("Recent ingestions")).to_contain_text("PERMISSION_DENIED")
         page.goto(f"/qa/customers/{samples.GOOD_CUSTOMER_ID}")
         page.get_by_text(re.compile("calls of this page")).click()
-        expect(page.locator(".call").first).to_contain_text("Bearer $TOKEN")
+        expect(page.locator(".call").first).to_contain_text("Bearer $CREDIT_TOKEN")
         page.goto(
             f"/qa/apply/review?customer_id={samples.GOOD_CUSTOMER_ID}&loan_amount=5000"
             "&interest_rate=12&tenure_months=12"

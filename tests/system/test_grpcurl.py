@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from google.protobuf import json_format, message_factory
 
 from credit_service.cli.call import METHODS
+from tests.system.secured import secured_settings
 from tests.system.up import Up, credit_service, environment, up
 from tests.tools import tool
 
@@ -57,22 +57,7 @@ def secured(transport: str, tmp_path: Path) -> dict[str, str]:
     """The settings of the service for the transport, and of its callers."""
     if transport == "plaintext":
         return {}
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    issued = authority.issue_cert("127.0.0.1")
-    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    assert credit_service("token", "key", str(tmp_path)).returncode == 0
-    issuer = environment(CREDIT_TOKEN_ISSUER="credit-service-dev")
-    made = credit_service("token", f"--key={tmp_path / 'signing-key.private.jwk'}", env=issuer)
-    return {
-        "CREDIT_TOKEN_ISSUER": "credit-service-dev",
-        "CREDIT_TLS_CERTIFICATE": str(tmp_path / "certificate.pem"),
-        "CREDIT_TLS_PRIVATE_KEY": str(tmp_path / "key.pem"),
-        "CREDIT_TOKEN_KEYS": str(tmp_path / "jwks.json"),
-        "CREDIT_SERVER_CA": str(tmp_path / "ca.pem"),
-        "CREDIT_TOKEN": made.stdout.strip(),
-    }
+    return secured_settings(tmp_path)
 
 
 @pytest.fixture

@@ -40,8 +40,8 @@ def test_a_call_is_written_as_in_the_documentation() -> None:
 
 def test_the_token_is_named_and_never_shown() -> None:
     call = call_of(pb.GetCustomerRequest(customer_id=1))
-    assert '-H "authorization: Bearer $TOKEN"' in SNIPPETS.grpcurl(call, with_token=True)
-    assert '-H "authorization: Bearer $TOKEN"' in SNIPPETS.buf_curl(call, with_token=True)
+    assert '-H "authorization: Bearer $CREDIT_TOKEN"' in SNIPPETS.grpcurl(call, with_token=True)
+    assert '-H "authorization: Bearer $CREDIT_TOKEN"' in SNIPPETS.buf_curl(call, with_token=True)
 
 
 @pytest.mark.parametrize("name", ["O'Brien", "$(reboot)", '"; rm -rf /; "', "`id`", "नाम\n"])
@@ -97,6 +97,8 @@ def test_an_upload_reads_its_file() -> None:
     assert text.endswith(
         "-d @ 127.0.0.1:50051 credit_service.v1.IngestionService/UploadSpreadsheet"
     )
+    text = SNIPPETS.credit_service(Call(full_method(request), request_json(request)))
+    assert text.endswith("| credit-service call UploadSpreadsheet - --address 127.0.0.1:50051")
 
 
 def test_with_tls_a_call_names_the_authorities_and_not_plaintext() -> None:
@@ -105,7 +107,7 @@ def test_with_tls_a_call_names_the_authorities_and_not_plaintext() -> None:
     words = shlex.split(snippets.grpcurl(call, with_token=True))
     assert words[words.index("-cacert") + 1] == "/etc/my ca.pem"
     assert "-plaintext" not in words
-    assert "authorization: Bearer $TOKEN" in words
+    assert "authorization: Bearer $CREDIT_TOKEN" in words
     words = shlex.split(snippets.buf_curl(call, with_token=True))
     assert words[words.index("--cacert") + 1] == "/etc/my ca.pem"
     assert "--http2-prior-knowledge" not in words
@@ -118,3 +120,22 @@ def test_with_mutual_tls_a_call_presents_the_certificate() -> None:
     assert " -cacert ca.pem -cert own.pem -key own.key " in snippets.grpcurl(call, with_token=False)
     shown = snippets.buf_curl(call, with_token=False)
     assert " --cacert ca.pem --cert own.pem --key own.key " in shown
+    shown = snippets.credit_service(call)
+    assert shown == (
+        "credit-service call GetCustomer '{\"customer_id\": 1}' --address h:1 --ca ca.pem "
+        "--certificate own.pem --private-key own.key"
+    )
+
+
+def test_an_upload_with_its_chunks_reads_no_file() -> None:
+    requests = [
+        ingestion_pb.UploadSpreadsheetRequest(
+            header=ingestion_pb.UploadSpreadsheetHeader(filename="loans.csv")
+        ),
+        ingestion_pb.UploadSpreadsheetRequest(chunk=b"x"),
+    ]
+    text = " ".join(request_json(each) for each in requests)
+    for given in (text, "{}", '{"chunk": "eA=="}'):
+        call = Call(full_method(requests[0]), given)
+        words = shlex.split(SNIPPETS.credit_service(call))
+        assert words[3:] == [given, "--address", "127.0.0.1:50051"]
