@@ -1,5 +1,4 @@
-"""A backup is restored and compared as described in docs/operations.md; parked tasks are
-retried."""
+"""A backup is restored and compared as described in docs/operations.md."""
 
 import importlib.util
 import subprocess
@@ -9,15 +8,10 @@ from types import ModuleType
 
 import psycopg
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url
 
-from credit_service.clock import Clock
-from credit_service.queries.parked_tasks import parked_tasks
-from credit_service.storage import tasks
-from credit_service.storage.database import Database
 from tests.integration.conftest import Edge
 from tests.integration.lending import ask, import_loans, register
-from workers.parked import retry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,26 +77,3 @@ def test_a_restored_backup_equals_the_original(
         connection.execute("UPDATE loans SET paid_paise = paid_paise + 1 WHERE loan_id = 5000")
     assert comparing.differences(before, comparing.content(restored_url)) == ["loans"]
     assert comparing.main(source, restored_url) == 1
-
-
-def test_parked_tasks_are_listed_and_retried(database: Database) -> None:
-    moment = Clock().moment()
-    with database.transaction() as connection:
-        tasks.enqueue_all(connection, "reconcile", [str(each) for each in range(3)], moment)
-        connection.execute(
-            text(
-                "UPDATE tasks SET state = 'PARKED', attempts = 5, last_error = 'it broke'"
-                " WHERE subject <> '1'"
-            )
-        )
-
-    found = list(parked_tasks(database))
-    assert {(task.subject, task.last_error) for task in found} == {
-        ("0", "it broke"),
-        ("2", "it broke"),
-    }
-    assert retry(database, [found[0].task_id, 999_999]) == [999_999]
-    assert [task.subject for task in parked_tasks(database)] == [found[1].subject]
-    with database.autocommit() as connection:
-        states = connection.execute(text("SELECT subject, state, attempts FROM tasks")).all()
-    assert (found[0].subject, "PENDING", 0) in [tuple(each) for each in states]
