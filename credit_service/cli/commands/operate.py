@@ -37,6 +37,53 @@ def examine(*, data_dir: DataDir = None, target: Target = HERE, json: Json = Fal
     return doctor.run(target, data_dir, as_json=json)
 
 
+@app.command(group=OPERATE)
+def backup(
+    folder: Annotated[Path, Parameter(help="New folder for the backup.")],
+    /,
+    *,
+    data_dir: DataDir = None,
+) -> int:
+    """Back up the database into a new folder, with pg_dump of the server's version.
+
+    Blocks no calls. The folder has the dump and a manifest with the numbers of rows, which only the
+    owner can read.
+    """
+    from credit_service.cli import backups, running
+
+    settings = running.settings_with(data_dir=data_dir)
+    running.ensure_one_database(settings, data_dir)
+    return backups.backup(settings, folder)
+
+
+@app.command(group=OPERATE)
+def restore(
+    folder: Annotated[Path, Parameter(help="Folder of the backup.")],
+    /,
+    *,
+    replace: Annotated[
+        bool, flag("Replace the tables that the database has. Default: it must be empty.")
+    ] = False,
+    flush_redis: Annotated[
+        bool, flag("Empty the database of REDIS_URL, whose entries may be newer than the backup.")
+    ] = False,
+    jobs: Annotated[
+        int, Parameter(help="Connections that restore concurrently, 1 to 64; 1: one transaction.")
+    ] = 1,
+    data_dir: DataDir = None,
+) -> int:
+    """Restore a backup into an empty database, and compare the numbers of rows.
+
+    Stop servers and workers before. Prints what must be done next.
+    """
+    from credit_service.cli import backups, running
+
+    settings = running.settings_with(data_dir=data_dir)
+    running.ensure_one_database(settings, data_dir)
+    jobs = min(max(jobs, 1), 64)
+    return backups.restore(settings, folder, replace=replace, flush_redis=flush_redis, jobs=jobs)
+
+
 app.command(
     "credit_service.cli.parked:app",
     name="parked",
