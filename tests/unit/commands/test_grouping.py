@@ -3,9 +3,8 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opentelemetry import context as trace_context
@@ -16,93 +15,16 @@ from opentelemetry.trace import SpanKind
 
 from credit_service.commands.grouping import GoAloneError, Grouping
 from credit_service.observability import metrics, tracing
-from credit_service.storage.cancellation import CancelScope, ScopeCancelledError, current_scope
-
-_PATIENCE_SECONDS = 10.0
-
-
-class Work:
-    """A `run` whose groups wait for `release`; it records the groups. Members are numbers."""
-
-    def __init__(self) -> None:
-        self.groups: list[Sequence[int]] = []
-        self.scopes: list[CancelScope | None] = []
-        self.started = threading.Semaphore(0)
-        self.released = threading.Semaphore(0)
-        self.answer: Callable[[Sequence[int]], Sequence[int | BaseException]] = lambda members: [
-            10 * each for each in members
-        ]
-
-    def __call__(self, members: Sequence[int]) -> Sequence[int | BaseException]:
-        self.groups.append(list(members))
-        self.scopes.append(current_scope.get())
-        self.started.release()
-        assert self.released.acquire(timeout=_PATIENCE_SECONDS)
-        return self.answer(members)
-
-    def release(self, groups: int = 1) -> None:
-        """Let that many groups end."""
-        self.released.release(groups)
-
-    def await_start(self) -> None:
-        """Wait until another group has started."""
-        assert self.started.acquire(timeout=_PATIENCE_SECONDS)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for the condition."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(24) as pool:
-        yield pool
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No group loses its lane, unless the test asks for it."""
-    monkeypatch.setattr("credit_service.commands.grouping._MAX_GROUP_SECONDS", math.inf)
-
-
-def grouping(
-    work: Work, *, lanes: int = 1, largest: int = 8, key: Callable[[int], int] = lambda each: each
-) -> Grouping[int, int]:
-    return Grouping("test", work, lanes=lanes, largest=largest, key=key)
-
-
-def queued(
-    threads: ThreadPoolExecutor, groups: Grouping[int, int], members: Sequence[int]
-) -> list[Future[int]]:
-    """Submit the members one after the other, each once the one before waits."""
-    calls = []
-    for each in members:
-        before = groups.waiting
-        calls.append(threads.submit(groups.submit, each))
-        until(lambda before=before: groups.waiting == before + 1)  # type: ignore[misc]  # bound
-    return calls
-
-
-def results(calls: Sequence[Future[int]]) -> list[int | BaseException | None]:
-    return [each.exception(_PATIENCE_SECONDS) or each.result() for each in calls]
-
-
-@contextmanager
-def in_scope(scope: CancelScope) -> Iterator[None]:
-    token = current_scope.set(scope)
-    try:
-        yield
-    finally:
-        current_scope.reset(token)
-
-
-def submit_in(scope: CancelScope, groups: Grouping[int, int], member: int) -> int:
-    with in_scope(scope):
-        return groups.submit(member)
+from credit_service.storage.cancellation import CancelScope, ScopeCancelledError
+from tests.unit.commands.groups import (
+    PATIENCE_SECONDS,
+    Work,
+    grouping,
+    queued,
+    results,
+    submit_in,
+    until,
+)
 
 
 def test_a_lone_call_runs_at_once_on_its_own_thread() -> None:
@@ -277,7 +199,7 @@ def test_a_cancelled_call_leaves_the_queue(threads: ThreadPoolExecutor) -> None:
     until(lambda: groups.waiting == 1)
     calls += queued(threads, groups, [3])
     scope.cancel()
-    assert isinstance(cancelled.exception(_PATIENCE_SECONDS), ScopeCancelledError)
+    assert isinstance(cancelled.exception(PATIENCE_SECONDS), ScopeCancelledError)
     assert groups.waiting == 1
     work.release(2)
     assert results(calls) == [10, 30]
@@ -288,7 +210,7 @@ def test_a_cancelled_call_that_gets_the_lane_passes_it_on(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It does not notice its cancellation before it gets the lane.
-    monkeypatch.setattr("credit_service.commands.grouping._POLL_SECONDS", _PATIENCE_SECONDS)
+    monkeypatch.setattr("credit_service.commands.grouping._POLL_SECONDS", PATIENCE_SECONDS)
     work = Work()
     groups = grouping(work)
     calls = [threads.submit(groups.submit, 1)]
@@ -299,7 +221,7 @@ def test_a_cancelled_call_that_gets_the_lane_passes_it_on(
     calls += queued(threads, groups, [3])
     scope.cancel()
     work.release(3)
-    assert isinstance(cancelled.exception(_PATIENCE_SECONDS), ScopeCancelledError)
+    assert isinstance(cancelled.exception(PATIENCE_SECONDS), ScopeCancelledError)
     assert results(calls) == [10, 30]
     assert work.groups == [[1], [3]]
     # Not in the cancelled scope, which would fail the other call.
@@ -319,7 +241,7 @@ def test_a_call_whose_group_runs_can_leave_it(threads: ThreadPoolExecutor) -> No
     work.release()
     work.await_start()
     scope.cancel()
-    assert isinstance(leaving.exception(_PATIENCE_SECONDS), ScopeCancelledError)
+    assert isinstance(leaving.exception(PATIENCE_SECONDS), ScopeCancelledError)
     work.release()
     assert results(calls) == [10, 20]
     assert work.groups == [[1], [2, 3]]
@@ -348,7 +270,7 @@ def test_a_group_is_cancelled_with_its_last_call(threads: ThreadPoolExecutor) ->
     assert cancelled == [False, False, True]
     work.release()
     for each in (first, *calls):
-        each.exception(_PATIENCE_SECONDS)
+        each.exception(PATIENCE_SECONDS)
     # After the group, the scopes are on their own.
     assert scopes[0]._shared is None
 
@@ -378,28 +300,6 @@ def test_work_outside_of_calls_is_never_cancelled_with_a_call(threads: ThreadPoo
     assert (shared.deadline, shared.is_cancelled) == (math.inf, False)
     work.release()
     results(calls)
-
-
-def test_a_lane_that_is_held_up_does_not_stop_the_calls(
-    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("credit_service.commands.grouping._MAX_GROUP_SECONDS", 0.0)
-    work = Work()
-    groups = grouping(work)
-    held_up = threads.submit(groups.submit, 1)
-    work.await_start()
-    later = threads.submit(groups.submit, 2)
-    work.await_start()
-    assert not held_up.done()
-    work.release(2)
-    assert results([held_up, later]) == [10, 20]
-    # The late group does not get the lane back.
-    monkeypatch.setattr("credit_service.commands.grouping._MAX_GROUP_SECONDS", math.inf)
-    running = threads.submit(groups.submit, 3)
-    work.await_start()
-    waiting = queued(threads, groups, [4])
-    work.release(2)
-    assert results([running, *waiting]) == [30, 40]
 
 
 def test_the_span_of_a_group_is_the_leaders_and_linked_to_the_others(
