@@ -4,11 +4,14 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
+import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from sqlalchemy import text
 
 from credit_service.cli import app
@@ -80,7 +83,24 @@ def test_a_server_is_probed(server: Edge, run: Run) -> None:
     assert (code, "NOT_FOUND" in errors) == (1, True)
     code, _, errors = run("probe", "--address", "127.0.0.1:1", "--timeout", "0.2")
     assert (code, "127.0.0.1:1 is not healthy" in errors) == (1, True)
-    assert run("probe", *where, "--timeout", "0")[0] == 2
+    for outside in ("0", "601"):
+        assert run("probe", *where, "--timeout", outside)[0] == 2
+
+
+def test_a_server_that_is_not_ready_is_alive(run: Run) -> None:
+    servicer = health.HealthServicer()
+    servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    with ThreadPoolExecutor(1) as threads:
+        unready = grpc.server(threads)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, unready)
+        where = ("--address", f"127.0.0.1:{unready.add_insecure_port('127.0.0.1:0')}")
+        unready.start()
+        try:
+            code, _, errors = run("probe", *where)
+            assert run("probe", *where, "--live") == (0, "", "")
+        finally:
+            unready.stop(None).wait()
+    assert (code, errors) == (1, f"error: {where[1]} is not ready: NOT_SERVING")
 
 
 def test_parked_tasks_are_listed_retried_and_discarded(
@@ -105,4 +125,5 @@ def test_parked_tasks_are_listed_retried_and_discarded(
     assert errors == f"error: task {first} is not parked"
     assert run("parked", "discard", "all") == (0, "1 task discarded.\n", "")
     assert run("parked", "list")[2] == "There are no parked tasks."
-    assert run("parked", "retry", "x")[0] == 2
+    for no_id in ("x", "\N{SUPERSCRIPT TWO}", "9" * 19):
+        assert run("parked", "retry", no_id)[0] == 2

@@ -789,6 +789,15 @@ def test_the_number_of_processes_follows_the_connections_of_the_database(
     assert size_of(settings.model_copy(update={"database_url": unreachable})).count == 3
 
 
+def test_the_limit_of_a_role_counts(database: Database) -> None:
+    with database.transaction() as connection:
+        rolled_back = connection.begin_nested()
+        connection.execute(text("CREATE ROLE limited CONNECTION LIMIT 7"))
+        connection.execute(text("SET LOCAL ROLE limited"))
+        assert readiness._CONNECTION_LIMIT.row(connection, {}) == (7,)
+        rolled_back.rollback()
+
+
 def test_the_doctor_compares_the_connections_of_all_processes_with_those_allowed(
     settings: Settings, database_url: str
 ) -> None:
