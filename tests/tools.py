@@ -97,6 +97,7 @@ _PROGRAMS = {
     "promtool": _Program(("promtool",), "prometheus"),
     "redis-server": _Program(("redis-server",), "redis-server"),
     "soffice": _Program(("soffice",), "libreoffice-calc-nogui"),
+    "systemd-analyze": _Program(("systemd-analyze",), "systemd"),
 }
 _NODE_PACKAGES = {
     package.name: package
