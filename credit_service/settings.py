@@ -371,6 +371,14 @@ class Settings(BaseSettings):
         description="key that signs the console's cookies; unset: a new one at each start",
     )
 
+    console_environment: str = Field(
+        default="",
+        max_length=30,
+        pattern=r"^[^\x00-\x1f]*$",
+        description="name of the environment on every page of the console, such as staging; in "
+        "production, each write needs one more confirmation; unset: not shown",
+    )
+
     console_checklist: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="whether the console's checklist, which writes test customers, may run; auto: "

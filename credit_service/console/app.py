@@ -28,11 +28,12 @@ from starlette.types import Scope
 from credit_service.client import display
 from credit_service.client.channel import open_channel
 from credit_service.console import charts, fields, formats, lists
+from credit_service.console.addresses import form_page
 from credit_service.console.backtests import Backtests
 from credit_service.console.calls import Snippets
 from credit_service.console.feed import Feeds
 from credit_service.console.http_limits import LimitedH11Protocol
-from credit_service.console.page import Console, Page, View, form_page, view
+from credit_service.console.page import Console, Page, View, view
 from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
 from credit_service.console.views import (
     as_of,

@@ -5,8 +5,7 @@ its gRPC calls block. A failed call becomes a page that says what to do.
 """
 
 import functools
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -17,15 +16,18 @@ from zoneinfo import ZoneInfo
 import grpc
 import jinja2
 import structlog
+from google.protobuf.message import Message
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from credit_service.console import fields, formats
+from credit_service.console import confirming, fields, formats
+from credit_service.console.addresses import form_page
 from credit_service.console.backtests import Backtests
 from credit_service.console.calls import Call, Snippets, full_method, request_json
+from credit_service.console.confirming import ConfirmationRequiredError
 from credit_service.console.feed import Feeds
 from credit_service.console.security import (
     SESSION_COOKIE,
@@ -104,6 +106,11 @@ class Console:
     snippets: Snippets
     zone: ZoneInfo
 
+    @property
+    def is_production(self) -> bool:
+        """Whether each write needs one more confirmation."""
+        return self.settings.console_environment.strip().lower() == "production"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -168,7 +175,8 @@ class Page:
     _draft_id: str = ""
 
     def __post_init__(self) -> None:
-        self.service = Service(self.console.channel, self.session.token)
+        guard: list[Any] = [self._guard] if self.console.is_production else []
+        self.service = Service(self.console.channel, self.session.token, *guard)
         self.flash = self.console.sessions.read_flash(self.request)
 
     @property
@@ -239,6 +247,8 @@ class Page:
             page=self,
             csrf_token=console.sessions.csrf_token(self.session),
             signed_in=bool(self.session.token),
+            environment=console.settings.console_environment.strip(),
+            is_production=console.is_production,
             notice=notice,
             warning=warning,
             calls=[*carried, *self.service.calls],
@@ -278,6 +288,30 @@ class Page:
                 response, {"notice": notice, "calls": calls}, secure=is_secure(self.request)
             )
         return response
+
+    def _guard(self, requests: Sequence[Message]) -> None:
+        """Raise ConfirmationRequiredError for a write that the form does not confirm."""
+        # The CSRF token is a secret of the session that no other session can compute.
+        key = self.console.sessions.csrf_token(self.session).encode()
+        confirming.Guard(self.form, key)(requests)
+
+    def render_confirmation(self, error: ConfirmationRequiredError) -> Response:
+        """Return the page that asks to confirm a write, with all values of the form."""
+        if self.files:
+            sentence = "Tick the box that confirms the change of production. Nothing was sent."
+            if self.wants_json:
+                return JSONResponse({"problems": [sentence]}, HTTPStatus.CONFLICT)
+            raise HTTPException(HTTPStatus.CONFLICT, sentence)
+        kept = {name: value for name, value in self.form.items() if name != "csrf_token"}
+        kept[confirming.FIELD] = f"{kept.get(confirming.FIELD, '')} {error.code}".strip()
+        return self.render(
+            "confirmation.html",
+            HTTPStatus.CONFLICT,
+            method=confirming.method_of(error.requests[0]),
+            lines=confirming.lines(error.requests, self.console.zone),
+            kept=kept,
+            back=_form_address(self),
+        )
 
     def attempt(self, call: Callable[[], Any]) -> tuple[Any, Problem | None]:
         """Return the call's result or its problem, for a part of a page that can fail separately.
@@ -373,6 +407,8 @@ def _answered(function: View, page: Page) -> Response:
         return function(page)
     except (HTTPException, StaleFormError):
         raise
+    except ConfirmationRequiredError as error:
+        return page.render_confirmation(error)
     except ServiceError as error:
         if error.code is not grpc.StatusCode.UNAUTHENTICATED:
             return page.render_problem(error)
@@ -387,13 +423,7 @@ def _answered(function: View, page: Page) -> Response:
 
 def _sign_in_first(page: Page, error: ServiceError) -> Response:
     """Redirect to the sign-in page and from there back. Keep the typed values in a draft."""
-    target = form_page(page.request.url.path)
-    if page.request.method == "GET" and page.request.url.query:
-        target += f"?{page.request.url.query}"
-    elif target == "/qa/apply/review" or target.endswith("/prepay/review"):
-        # The address of this page contains the terms by design, so that it can be reloaded.
-        kept = {name: value for name, value in page.form.items() if name != "csrf_token"}
-        target += f"?{urlencode(kept)}"
+    target = _form_address(page)
     reason = "expired" if page.session.token else "needed"
     address = f"/qa/login?{urlencode({'next': target, 'reason': reason})}"
     if page.wants_json:
@@ -410,26 +440,16 @@ def _sign_in_first(page: Page, error: ServiceError) -> Response:
     return response
 
 
-_FORM_PAGES = (
-    (re.compile(r"(/qa/customers/[^/]+/loans/[^/]+)/pay"), r"\1"),
-    (re.compile(r"/qa/checks/[^/]+"), "/qa/checks"),
-    (re.compile(r"/qa/eligibility/answer"), "/qa/eligibility"),
-    (re.compile(r"/qa/overview"), "/qa/"),
-    (re.compile(r"(/qa/ingestions/[^/]+)/progress"), r"\1"),
-    (re.compile(r"(/qa/scorecards/[^/]+)/(?:trial|end)"), r"\1"),
-    (re.compile(r"(/qa/offers/[^/]+)/(?:accept|withdraw)"), r"\1"),
-    (re.compile(r"(/qa/backtests/[^/]+)/progress"), r"\1"),
-    (re.compile(r"(/qa/decisions/[^/]+)/review"), r"\1"),
-    (re.compile(r"/qa/logout"), "/qa/"),
-)
-
-
-def form_page(path: str) -> str:
-    """Return the page of a form or of a page fragment. Any other path is its own page."""
-    for pattern, page_path in _FORM_PAGES:
-        if match := pattern.fullmatch(path):
-            return match.expand(page_path)
-    return path
+def _form_address(page: Page) -> str:
+    """Return the address of the page with the form that was sent, or of this page."""
+    target = form_page(page.request.url.path)
+    if page.request.method == "GET" and page.request.url.query:
+        target += f"?{page.request.url.query}"
+    elif target == "/qa/apply/review" or target.endswith("/prepay/review"):
+        # The address of this page contains the terms by design, so that it can be reloaded.
+        kept = {name: value for name, value in page.form.items() if name != "csrf_token"}
+        target += f"?{urlencode(kept)}"
+    return target
 
 
 def _reload_from_own_page(request: Request) -> Response:

@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -38,6 +39,7 @@ MAX_SESSIONS = 2_000
 """Maximum signed-in sessions. One more ends the oldest."""
 MAX_TOKEN_CHARACTERS = 3_000
 """Maximum length of a bearer token: this process keeps one per session."""
+_YEAR_9999 = 253_402_300_799
 _MAX_FLASH_CHARACTERS = 3_500
 
 HEADERS = {
@@ -75,6 +77,19 @@ class Session:
     def scopes(self) -> frozenset[str] | None:
         """The token's scopes, or None without a readable token."""
         return frozenset(claim(self.token, "scope").split()) if claims(self.token) else None
+
+    @property
+    def expires(self) -> Timestamp | None:
+        """The end of the token's validity, or None without a readable one."""
+        end = claims(self.token).get("exp")
+        if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end < _YEAR_9999:
+            return None
+        return Timestamp(seconds=int(end))
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the token is no longer valid by this machine's clock."""
+        return self.expires is not None and self.expires.seconds <= time.time()
 
 
 class Drafts:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
@@ -54,8 +54,15 @@ class Service:
     one or two seconds, and then the page reports it.
     """
 
-    def __init__(self, channel: grpc.Channel, token: str) -> None:
-        """`token` is the user's bearer token, or ''."""
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        token: str,
+        before_call: Callable[[Sequence[Message]], None] = lambda _requests: None,
+    ) -> None:
+        """`token` is the user's bearer token, or ''. `before_call` gets the first requests of each
+        call before it is made, and prevents it by an exception."""
+        self._before_call = before_call
         self._credit = CreditServiceStub(channel)
         self._ingestion = IngestionServiceStub(channel)
         self._scorecards = ScorecardServiceStub(channel)
@@ -424,7 +431,8 @@ class Service:
 
     @contextmanager
     def recorded(self, *requests: Message) -> Iterator[None]:
-        """Record a call with its status and duration."""
+        """Record a call with its status and duration, after `before_call` has allowed it."""
+        self._before_call(requests)
         started = time.monotonic()
         status = grpc.StatusCode.OK.name
         try:

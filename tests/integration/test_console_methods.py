@@ -176,6 +176,7 @@ class TestWithTokens:
         assert target == CREATE
         visitor.send(login, "/qa/login", next=target, token=token(scope="credit.read"))
         page = visitor.ask(CREATE)
+        assert "<dt>Scopes</dt><dd><code>credit.read</code> </dd>" in page.text
         assert "You are signed in again. Nothing was sent yet." in page.text
         assert {name: typed(page)[name] for name in form} == form
         denied = visitor.send(CREATE, **form)

@@ -69,6 +69,8 @@ ITEMS = {item.key: item for flow in FLOWS for item in flow.items}
 
 def refusal(settings: Settings, session: Session) -> str:
     """Return why the checklist may not run for this user and service, or '' if it may."""
+    if settings.console_environment.strip().lower() == "production":
+        return "The checklist writes test customers and loans, so it does not run in production."
     if settings.console_checklist == "off":
         return "The checklist is disabled by CREDIT_CONSOLE_CHECKLIST."
     if settings.console_checklist == "auto" and not _is_local_without_security(settings, session):

@@ -26,6 +26,7 @@ ALL = " ".join(runner.SCOPES)
     ("changed", "token", "word"),
     [
         ({}, "", ""),
+        ({"console_environment": " PRODUCTION", "console_checklist": "on"}, "", "production"),
         ({"server_address": "[::1]:50051"}, "", ""),
         ({"server_address": "credit.example:443"}, "", "CREDIT_CONSOLE_CHECKLIST=on"),
         ({"server_ca": Path("ca.pem")}, "", "CREDIT_CONSOLE_CHECKLIST=on"),

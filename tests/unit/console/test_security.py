@@ -1,5 +1,7 @@
 """Sessions, CSRF tokens, and the origins of requests."""
 
+import base64
+import json
 import secrets
 import time
 from types import SimpleNamespace
@@ -217,3 +219,20 @@ def test_a_draft_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "a.W10.c", "a.eyJzdWIiOjd9.c"])
 def test_an_unreadable_token_has_no_subject(token: str) -> None:
     assert Session("id", token).subject == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds", "is_expired"),
+    [
+        (1, 1, True),
+        (4e9, 4_000_000_000, False),
+        ("1", 0, False),
+        (True, 0, False),
+        (1e20, 0, False),
+    ],
+)
+def test_the_end_of_a_token_is_read(end: object, seconds: int, *, is_expired: bool) -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": end}).encode()).decode()
+    session = Session("id", f"e30.{claims}.x")
+    assert (session.expires.seconds if session.expires else 0) == seconds
+    assert session.is_expired == is_expired
