@@ -5,6 +5,7 @@ validate it, need `make test-tools`. No cluster is needed.
 """
 
 import importlib.util
+import os
 import re
 import subprocess
 import urllib.error
@@ -625,3 +626,15 @@ def test_the_rules_are_printed_for_the_operator() -> None:
         assert each["kind"] == "PrometheusRule"
         assert each["metadata"]["name"] == f"credit-service-{path.stem}"
         assert each["spec"] == yaml.safe_load(path.read_text())
+
+    linked = subprocess.run(
+        [str(FOLDER / "prometheus-rules.sh")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.defpath, "RUNBOOKS": "https://docs.example.com/credit-service"},
+    )
+    links = re.findall(r"runbook_url: \"(.*)\"", linked.stdout)
+    assert len(links) == done.stdout.count("runbook_url:") > 1
+    address = "https://docs.example.com/credit-service/operations.html#credit"
+    assert all(each.startswith(address) for each in links)
