@@ -213,14 +213,19 @@ class PositionCache:
         an older entry is removed instead: a newer entry may have come and been flushed since.
         """
         if not only_over_old and time.monotonic() - read_at > _MAX_AGE_SECONDS:
-            self._suspects.add((each.customer_id, each.version) for each in positions)
-            self._is_usable()
+            self.outdate((each.customer_id, each.version) for each in positions)
             return
 
         self._write(
             [_Found(each, scorecard_version, moment, read_at) for each in positions],
             only_over_old=only_over_old,
         )
+
+    def outdate(self, versions: Iterable[tuple[int, int]]) -> None:
+        """Remove entries of customers that are older than these versions, and read none for half a
+        second, because an older write may still be on its way."""
+        self._suspects.add(versions)
+        self._is_usable()
 
     def fill(
         self,

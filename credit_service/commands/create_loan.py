@@ -107,14 +107,15 @@ class BookingRequest:
 @dataclass(frozen=True, slots=True)
 class Made:
     """A stored decision and the offer that it made. `decision` is None if an earlier request with
-    the same id made it; `position_after` is set if this one booked a loan or made an offer. A group
-    has written it to the cache."""
+    the same id made it; `repeat_version` is then the customer's version now. `position_after` is
+    set if this one booked a loan or made an offer. A group has written it to the cache."""
 
     stored: StoredDecision
     offer: LoanOffer | None
     decision: Decision | None = None
     position_after: CreditPosition | None = None
     in_group: bool = False
+    repeat_version: int | None = None
 
 
 BookingGroups = Grouping[BookingRequest, Made]
@@ -213,14 +214,22 @@ def book_alone(database: Database, request: BookingRequest, *, lock: bool) -> Ma
 
 def report(made: Made, cache: PositionCache | None, moment: Moment, started_at: float) -> None:
     """Count a new decision in the metrics, and write the new position to the cache. The data was
-    read after `started_at`, in seconds of time.monotonic()."""
+    read after `started_at`, in seconds of time.monotonic().
+
+    The first call of a repeated request may have ended between its commit and its write to the
+    cache: the cache must not keep the position from before.
+    """
     if made.decision is not None:
         _count(made.decision)
         if made.offer is not None:
             _OFFERS.inc()
-    if cache is not None and made.position_after is not None:
+    if cache is None:
+        return
+    if made.position_after is not None:
         version = made.stored.scorecard_version
         cache.put([made.position_after], version, moment, read_at=started_at)
+    elif made.repeat_version is not None:
+        cache.outdate([(made.stored.customer_id, made.repeat_version)])
 
 
 _encode = json.JSONEncoder(default=str).encode
@@ -267,9 +276,10 @@ def decide_and_book(
     )
     if record is not None:
         stored = decisions.get(connection, customer_id, record.decision_id or 0)
-        if stored.offer_id is None:
-            return Made(stored, None)
-        return Made(stored, offers.get(connection, customer_id, stored.offer_id).as_created())
+        offer = None
+        if stored.offer_id is not None:
+            offer = offers.get(connection, customer_id, stored.offer_id).as_created()
+        return Made(stored, offer, repeat_version=read.position.version)
 
     position = customers.position_on(connection, read.position, moment.today)
     read = replace(read, position=position)

@@ -66,11 +66,13 @@ class WithdrawLoanOffer:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """The offer after its end; for a new end with the position after it."""
+    """The offer after its end; for a new end with the position after it, for a repeat with the
+    customer's version now."""
 
     offer: LoanOffer
     scorecard_version: str = ""
     position_after: CreditPosition | None = None
+    repeat_version: int | None = None
 
 
 _End = Callable[[EndRead, date], LoanOffer]
@@ -170,8 +172,12 @@ def _end_by_request(
     ended = _end(
         database, found.customer_id, command.offer_id, end, moment, principal, command=command
     )
-    if cache is not None and ended.position_after is not None:
-        cache.put([ended.position_after], ended.scorecard_version, moment, read_at=started_at)
+    if cache is not None:
+        if ended.position_after is not None:
+            version = ended.scorecard_version
+            cache.put([ended.position_after], version, moment, read_at=started_at)
+        elif ended.repeat_version is not None:
+            cache.outdate([(found.customer_id, ended.repeat_version)])
     return ended.offer
 
 
@@ -205,7 +211,7 @@ def _end(
             if command is not None:
                 method = type(command).__name__
                 if used_before(connection, read.request, command.request_id, method, content):
-                    return _Ended(read.offer)
+                    return _Ended(read.offer, repeat_version=facts.stored.version)
             elif read.offer.state is not OfferState.OPEN:
                 # It ended since the search.
                 return _Ended(read.offer)

@@ -75,10 +75,12 @@ class RecordedPayment:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A response; for a new payment with what was written, unless its group has reported it."""
+    """A response; for a new payment with what was written, unless its group has reported it; for a
+    repeat with the customer's version now."""
 
     answer: RecordedPayment
     written: LoanWrite | None = None
+    repeat_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,8 @@ def record_payment(
     failpoints.reach("record_payment.after_commit")
     if recorded.written is not None:
         loan_changes.report([recorded.written], cache, read_at=started_at)
+    elif cache is not None and recorded.repeat_version is not None:
+        cache.outdate([(command.customer_id, recorded.repeat_version)])
     return recorded.answer
 
 
@@ -196,7 +200,8 @@ def record(connection: Connection, call: PaymentCall, *, lock: bool) -> Recorded
         content = request.content
         earlier = used_before(connection, read.request, command.request_id, _METHOD, content)
         if earlier is not None:
-            return Recorded(_as_recorded(connection, command, earlier.payment_number or 0))
+            first = _as_recorded(connection, command, earlier.payment_number or 0)
+            return Recorded(first, repeat_version=read.position.version)
     before = _loan(call, read)
     scorecard = scorecards.get(connection, read.scorecard_version)
     paid_on = call.paid_on

@@ -51,10 +51,12 @@ class ReversedPayment:
 
 @dataclass(frozen=True, slots=True)
 class _Reversed:
-    """A response; for a new reversal with what was written."""
+    """A response; for a new reversal with what was written, for a repeat with the customer's
+    version now."""
 
     answer: ReversedPayment
     written: LoanWrite | None = None
+    repeat_version: int | None = None
 
 
 def reverse_payment(
@@ -93,6 +95,8 @@ def reverse_payment(
     failpoints.reach("reverse_payment.after_commit")
     if done.written is not None:
         loan_changes.report([done.written], cache, read_at=started_at)
+    elif cache is not None and done.repeat_version is not None:
+        cache.outdate([(key.customer_id, done.repeat_version)])
     return done.answer
 
 
@@ -120,7 +124,8 @@ def _reverse(
         if reversal is None:
             # The record was read after the payments were.
             raise LostRaceError("version")
-        return _Reversed(ReversedPayment(payment, history.after_reversal(reversal).loan))
+        first = ReversedPayment(payment, history.after_reversal(reversal).loan)
+        return _Reversed(first, repeat_version=read.position.version)
     history.raise_if_used(command.request_id)
     if reversal is not None:
         raise _already_reversed(payment)

@@ -99,7 +99,10 @@ def review_decision(
             customers.lock(connection, customer_id)
             record = requests.find(connection, customer_id, command.request_id)
             if used_before(connection, record, command.request_id, METHOD, content) is not None:
-                return _stored(connection, customer_id, command.decision_id), None
+                review = _stored(connection, customer_id, command.decision_id)
+                now = customers.find(connection, customer_id)
+                version = None if now is None else now.customer.version
+                return review, Made(review.decision, None, repeat_version=version)
             referred = decisions.get(connection, customer_id, command.decision_id)
             if referred.referral is None:
                 raise not_referred(command.decision_id)

@@ -44,10 +44,12 @@ class UpdateCustomer:
 
 @dataclass(frozen=True, slots=True)
 class _Updated:
-    """The customer after the change; for a new change with the scorecard that decides today."""
+    """The customer after the change; for a new change with the scorecard that decides today, for a
+    repeat with the customer's version now."""
 
     view: CustomerView
     scorecard_version: str | None = None
+    repeat_version: int | None = None
 
 
 def update_customer(
@@ -81,8 +83,12 @@ def update_customer(
 
     updated = database.retry(attempt)
     failpoints.reach("update_customer.after_commit")
-    if cache is not None and updated.scorecard_version is not None:
-        cache.put([updated.view.position], updated.scorecard_version, moment, read_at=started_at)
+    if cache is not None:
+        if updated.scorecard_version is not None:
+            version = updated.scorecard_version
+            cache.put([updated.view.position], version, moment, read_at=started_at)
+        elif updated.repeat_version is not None:
+            cache.outdate([(command.customer_id, updated.repeat_version)])
     return updated.view
 
 
@@ -101,7 +107,8 @@ def _update(
         raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
     record = requests.find(connection, customer_id, command.request_id)
     if used_before(connection, record, command.request_id, _METHOD, content) is not None:
-        return _Updated(_as_updated(connection, customer_id, command.request_id))
+        first = _as_updated(connection, customer_id, command.request_id)
+        return _Updated(first, repeat_version=before.customer.version)
     after = changed(before.customer, command.change)
     is_changed = after != before.customer
     with lost_race_on(_RACE_CONSTRAINTS):
