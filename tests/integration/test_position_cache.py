@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from uuid import uuid4
@@ -352,10 +352,15 @@ def test_an_unresponsive_redis_costs_few_timeouts(
     fresh = CreditQueries(database).snapshot(customer_id, TODAY)
     cache.put([fresh.position], "standard-1", TODAY, read_at=time.monotonic())
 
+    attempts = []
+    attempt = cache._attempt
+
+    def counted(call: Callable[[], object]) -> bool:
+        attempts.append(call)
+        return attempt(call)
+
     with monkeypatch.context() as counting:
-        attempts = []
-        attempt = cache._attempt
-        counting.setattr(cache, "_attempt", lambda call: attempts.append(call) or attempt(call))
+        counting.setattr(cache, "_attempt", counted)
         for _ in range(20):
             assert queries.snapshot(customer_id, TODAY) == fresh
     # Probes after growing pauses, of which a busy machine sees more than one.
