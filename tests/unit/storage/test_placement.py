@@ -19,6 +19,7 @@ from credit_service.storage import (
     offers,
     payment_writes,
     payments,
+    personal_data,
     policy_facts,
     referrals,
     requests,
@@ -31,7 +32,8 @@ _NODES = (EVERYWHERE["placement"], LOCAL["placement"])
 # Every statement of CheckEligibility, GetCreditScore, GetCustomer by id, GetLoan of a customer,
 # CreateLoan, RecordPayment, ReversePayment, ListPayments, CreateLoanOffer and the ends of offers,
 # except those that find a customer by the id of a payment or an offer; those of UpdateCustomer, and
-# the statements that find who has or had a phone number.
+# the statements that find who has or had a phone number; those of an erasure, except the one for
+# former phone numbers, which searches all nodes.
 HOT = {
     "customers._BY_ID": customers._BY_ID,
     "customers._POSITION": customers._POSITION,
@@ -63,6 +65,14 @@ HOT = {
     "payment_writes._REVERSE": payment_writes._REVERSE,
     "payments._HISTORY": payments._HISTORY,
     "payments._PAGE": payments._PAGE,
+    "personal_data._OBLIGATIONS": personal_data._OBLIGATIONS,
+    "personal_data._KEPT": personal_data._KEPT,
+    "personal_data._REPLACE": personal_data._REPLACE,
+    "personal_data._RELEASE_PHONE_NUMBER": personal_data._RELEASE_PHONE_NUMBER,
+    "personal_data._PHONE_NUMBERS": personal_data._PHONE_NUMBERS,
+    "personal_data._ERASE_FACTS": personal_data._ERASE_FACTS,
+    "personal_data._ERASE_REQUESTS": personal_data._ERASE_REQUESTS,
+    "personal_data._INGESTIONS": personal_data._INGESTIONS,
     "policy_facts.READ": policy_facts.READ,
     "referrals.APPROVE": referrals.APPROVE,
     "referrals.DECLINE": referrals.DECLINE,
