@@ -21,12 +21,12 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from credit_service import postgresql_url
+from credit_service.address_text import check_address, check_target
 from credit_service.clock import Clock
 from credit_service.redis_url import RedisUrl
 
 _MAX_SECONDS = 1_000_000
 _MAX_DAYS = 36_500
-_MAX_PORT = 65_535
 MAX_PROCESSES = 64
 _MAX_SHOWN_CHARACTERS = 200
 
@@ -471,7 +471,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_listening_address(cls, value: str | None) -> str | None:
         if value is not None:
-            _check_address(value, least_port=0)
+            check_address(value, least_port=0)
         return value
 
     @field_validator("server_address")
@@ -543,8 +543,6 @@ class ClientSettings(BaseSettings):
 _DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 """All three are equivalent: many platforms use the second, SQLAlchemy the third."""
 
-_TARGET_SCHEME = re.compile(r"(?:dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|passthrough):.+")
-
 
 def _check_database_url(url: str) -> None:
     """Raise ValueError, which states the accepted format, for another scheme, a wrong port, or
@@ -561,24 +559,6 @@ def _check_database_url(url: str) -> None:
         raise ValueError(
             f"{error}, and characters such as / ? # @ in a password must be percent-encoded"
         ) from None
-
-
-def _check_address(address: str, *, least_port: int) -> None:
-    """Raise ValueError, which states the accepted format, unless the address is host:port."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isascii() and port.isdigit()):
-        raise ValueError("not an address: write host:port, such as 127.0.0.1:50051")
-    if not least_port <= int(port) <= _MAX_PORT:
-        raise ValueError(f"the port must be a number from {least_port} to {_MAX_PORT}")
-
-
-def check_target(address: str) -> None:
-    """Raise ValueError, which states the accepted format, for an invalid server address.
-
-    Accepts host:port and gRPC's other names, such as dns:///credit.example:50051.
-    """
-    if not _TARGET_SCHEME.fullmatch(address):
-        _check_address(address, least_port=1)
 
 
 def _names(text: str) -> list[str]:

@@ -84,11 +84,13 @@ class _GoProgram:
 # Programs in wheels of the development dependencies.
 _FROM_WHEELS = {name: _Program((name,), "") for name in ("docker-compose", "hadolint")}
 _PROGRAMS = {
+    "bash": _Program(("bash",), "bash"),
     # The headless shell takes a third of the CPU time.
     "chromium": _Program(
         ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"),
         "chromium-headless-shell",
     ),
+    "fish": _Program(("fish",), "fish"),
     "go": _Program(("go",), "golang-go"),
     "jq": _Program(("jq",), "jq"),
     "node": _Program(("node",), "nodejs"),
@@ -98,6 +100,7 @@ _PROGRAMS = {
     "redis-server": _Program(("redis-server",), "redis-server"),
     "soffice": _Program(("soffice",), "libreoffice-calc-nogui"),
     "systemd-analyze": _Program(("systemd-analyze",), "systemd"),
+    "zsh": _Program(("zsh",), "zsh"),
 }
 _NODE_PACKAGES = {
     package.name: package

@@ -1,15 +1,17 @@
 """Connections of commands to a running service: the address and the bearer token."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
 import grpc
 
+from credit_service.address_text import check_target
 from credit_service.cli.common import Endpoint, UsageError
-from credit_service.settings import ClientSettings, check_target
 from credit_service_client.channel import open_channel, require_ready
 from credit_service_client.tls import ClientTls
 
@@ -60,17 +62,23 @@ def _open(target: Endpoint) -> grpc.Channel:
 
 
 def _tls(target: Endpoint) -> ClientTls | None:
-    """Return the TLS files of the target; else those of the settings, which include secrets in
-    files. None: no TLS."""
-    settings = ClientSettings()
-    ca = target.ca or settings.server_ca
-    if ca is None:
+    """Return the TLS files of the target, and those of secrets for what it lacks; None: no TLS."""
+    if Path(os.environ.get("CREDIT_SECRETS_DIR", "/run/secrets")).is_dir():
+        # pydantic takes longer to import than a call takes.
+        from credit_service.settings import ClientSettings  # noqa: PLC0415
+
+        settings = ClientSettings()
+        if target.ca is None:
+            target = replace(target, ca=settings.server_ca)
+        if target.certificate is None and target.private_key is None:
+            target = replace(
+                target,
+                certificate=settings.client_certificate,
+                private_key=settings.client_private_key,
+            )
+    if target.ca is None:
         return None
-    return ClientTls(
-        ca,
-        target.certificate or settings.client_certificate,
-        target.private_key or settings.client_private_key,
-    )
+    return ClientTls(target.ca, target.certificate, target.private_key)
 
 
 def await_ready(channel: grpc.Channel, target: Endpoint, timeout_seconds: float) -> None:

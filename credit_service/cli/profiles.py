@@ -16,7 +16,6 @@ from typing import Any
 from cyclopts import App, ArgumentCollection, Token
 
 from credit_service.cli.common import UsageError
-from credit_service.cli.private_files import write_private
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_BYTES = 1024 * 1024
@@ -117,6 +116,9 @@ def _parsed(document: Mapping[str, Any]) -> Profiles:
 
 def save(profiles: Profiles) -> None:
     """Save the profiles in a file that only the user can read. Raises OSError."""
+    # Every call imports this module, and none saves.
+    from credit_service.cli.private_files import write_private  # noqa: PLC0415
+
     file = path()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     entries = {

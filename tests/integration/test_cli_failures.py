@@ -46,6 +46,8 @@ OPERATING: dict[str, tuple[str, ...]] = {
     "parked list": (),
     "parked retry": ("1",),
     "parked discard": ("1",),
+    "personal-data export": ("1",),
+    "personal-data erase": ("1",),
 }
 CALLING: dict[str, tuple[str, ...]] = {
     "login": (),

@@ -154,13 +154,21 @@ def certificates(
 
 @app.command(group=OPERATE)
 def completion(
-    shell: Annotated[Literal["bash", "zsh"], Parameter(help="Shell to generate the script for.")], /
+    shell: Annotated[
+        Literal["bash", "zsh", "fish", "powershell"],
+        Parameter(help="Shell to generate the script for."),
+    ],
+    /,
 ) -> int:
     """Print a shell script that completes commands and options.
 
     bash: credit-service completion bash > ~/.local/share/bash-completion/completions/credit-service
 
-    zsh: credit-service completion zsh > "${fpath[1]}/_credit-service"
+    zsh: credit-service completion zsh > "${fpath[1]}/_cyclopts_credit-service"
+
+    fish: credit-service completion fish > ~/.config/fish/completions/credit-service.fish
+
+    PowerShell: credit-service completion powershell >> $PROFILE
     """
     sys.stdout.write(app.generate_completion(prog_name="credit-service", shell=shell))
     return ExitCode.GOOD
