@@ -40,6 +40,7 @@ STARTING: dict[str, tuple[str, ...]] = {
     "serve": (),
     "worker": (),
     "migrate": (),
+    "backup": ("{new}",),
 }
 OPERATING: dict[str, tuple[str, ...]] = {
     "replay": ("1",),
@@ -103,6 +104,8 @@ LOCAL: dict[str, tuple[str, ...]] = {
     "demo": (),
     "console": (),
     "probe": (),
+    # Reads the backup before it connects to the database.
+    "restore": ("{csv}",),
     "profiles": (),
     "profiles use": ("absent",),
     "profiles remove": ("absent",),
