@@ -28,13 +28,10 @@ Picture = tuple[str, str, dict[str, bool]]
 
 PICTURES: tuple[Picture, ...] = (
     ("dashboard", "dashboard", {}),
-    ("dashboard-phone", "dashboard", {"narrow": True}),
-    ("customer", "customer", {}),
     ("loan-dark", "loan", {"dark": True}),
     ("overdue", "overdue", {}),
     ("simulator-phone-dark", "simulator", {"narrow": True, "dark": True}),
     ("decision", "decision", {}),
-    ("referrals", "referrals", {}),
     ("ingestion", "ingestion", {}),
     ("comparison", "comparison", {}),
 )
@@ -66,12 +63,10 @@ def _found(client: CreditClient) -> dict[str, str]:
     ask = f"customer_id={late.customer_id}&loan_amount=150000&interest_rate=12&tenure_months=24"
     return {
         "dashboard": "/qa/",
-        "customer": f"/qa/customers/{late.customer_id}",
         "loan": f"/qa/customers/{late.customer_id}/loans/{late.loan_id}",
         "overdue": "/qa/overdue",
         "simulator": f"/qa/eligibility?{ask}",
         "decision": f"/qa/decisions/{declined.decision_id}",
-        "referrals": "/qa/referrals",
         "ingestion": f"/qa/ingestions/{rejected.ingestion_id}",
         "comparison": "/qa/comparison?before=standard-1&after=prudent-1",
     }

@@ -86,6 +86,15 @@ def test_named_files_exist(page: Path) -> None:
             assert (PACKAGE / text).exists(), text
 
 
+def test_every_picture_is_shown() -> None:
+    shown = {
+        Path(target).name
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert {each.name for each in (ROOT / "docs" / "images").iterdir()} <= shown
+
+
 def test_named_tests_exist() -> None:
     """Tests are named as `test_x`, or by file as `tests/unit/test_x.py::test_y`."""
     tests = {
