@@ -40,6 +40,7 @@ from credit_service.queries.ingestions import get_ingestion, list_ingestions, li
 from credit_service.storage import bookings, imports, ingestions, positions
 from credit_service.storage.database import Database
 from credit_service.storage.tables import FIRST_ISSUED_ID, ISSUED_ID_STEP, MAX_IMPORTED_ID
+from tests import citus
 from tests.integration.imported import (
     PRINCIPAL,
     CustomerRow,
@@ -1148,6 +1149,13 @@ def test_no_import_uses_an_issued_id_or_moves_a_sequence(database: Database, mod
 def test_an_import_of_customers_waits_for_concurrent_writers(database: Database) -> None:
     """Without the lock it would compare with facts that another transaction is replacing."""
     ingest(database, [C1], TODAY)
+    # On a cluster the wait is on a customer's node.
+    waits = (
+        "SELECT count(*) FROM citus_lock_waits"
+        if citus.url()
+        else """SELECT count(*) FROM pg_stat_activity
+            WHERE wait_event_type = 'Lock' AND datname = current_database()"""
+    )
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as connection:
             connection.execute(text("UPDATE customers SET age = 31, version = version + 1"))
@@ -1155,8 +1163,6 @@ def test_an_import_of_customers_waits_for_concurrent_writers(database: Database)
             until = time.monotonic() + 10
             while not imported.done() and time.monotonic() < until:
                 with database.autocommit() as other:
-                    waits = """SELECT count(*) FROM pg_stat_activity
-                        WHERE wait_event_type = 'Lock' AND datname = current_database()"""
                     if other.execute(text(waits)).scalar_one():
                         break
                 time.sleep(0.01)

@@ -37,6 +37,7 @@ def booked(database: Database, customer_id: int) -> tuple[int, int]:
     return customer_id, stored.loan_id
 
 
+@pytest.mark.one_server("a cluster reads for each call by itself")
 def test_snapshots_for_several_calls_are_those_of_each(database: Database, redis_url: str) -> None:
     cache = PositionCache(redis_url, timeout_seconds=1.0)
     ids = [a_good_customer(database, MOMENT) for _ in range(3)]
@@ -59,6 +60,7 @@ def test_snapshots_for_several_calls_are_those_of_each(database: Database, redis
     cache.close()
 
 
+@pytest.mark.one_server("a cluster reads for each call by itself")
 def test_loans_for_several_calls_are_those_of_each(database: Database) -> None:
     keys = [booked(database, a_good_customer(database, MOMENT)) for _ in range(3)]
     keys.append(booked(database, keys[0][0]))
