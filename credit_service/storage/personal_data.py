@@ -293,7 +293,7 @@ def phone_numbers(connection: Connection, customer_id: int) -> set[str]:
 
 _ERASE_FACTS = Statement(
     """UPDATE fact_changes SET new_value = NULL,
-        old_value = CASE fact WHEN 'phone_number' THEN CAST(:phone_number AS text)
+        old_value = CASE WHEN fact = 'phone_number' THEN CAST(:phone_number AS text)
             ELSE CAST(:name AS text) END
     WHERE customer_id = :customer_id AND loan_id IS NULL AND fact = ANY(:facts)
         AND (new_value IS NOT NULL OR fact = 'phone_number' AND old_value <> :phone_number)"""
