@@ -227,6 +227,7 @@ def test_an_invalid_setting_is_reported_in_one_line(
     assert "hush-hush" not in done.errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["credit_service.rpc", "credit_service.console", "workers"])
 def test_an_invalid_setting_ends_a_process(module: str) -> None:
     env = environment(CREDIT_TIME_ZONE="Asia/kolkata")

@@ -38,6 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return one
 
 
+@pytest.mark.slow
 def test_lists_as_json_and_csv(
     server: Edge, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

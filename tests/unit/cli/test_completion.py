@@ -31,6 +31,7 @@ def _output(*command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", EXPECTED)
 def test_bash_completes(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "script"
@@ -42,6 +43,7 @@ def test_bash_completes(line: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert set(_output(tool("bash"), "-c", program)) == EXPECTED[line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", EXPECTED)
 def test_fish_completes(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "script"
