@@ -106,9 +106,9 @@ def environment(
     server.stop(grace_seconds=5)
 
 
-def output_of(*command: str, env: dict[str, str]) -> str:
+def output_of(*command: str, env: dict[str, str], cwd: Path | None = None) -> str:
     done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
+        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -21,6 +21,8 @@ from credit_service.v1.ingestion_pb2 import CustomerRow, LoanRow
 from credit_service_client import ClientTls, CreditClient, in_rupees, on, percent, rupees
 from credit_service_client.channel import SERVICE_CONFIG
 from tests.integration.test_examples import (
+    EXAMPLES,
+    PAYMENTS,
     ROOT,
     environment,
     output_of,
@@ -45,6 +47,21 @@ INVALID_FIELD 3
 """
 
 
+EXAMPLE_OUTPUT = re.compile(
+    r"""rows read: 1 rejected: 0
+Approved: ₹50,000.00 over 12 months at 12.5 % a year, ₹4,454.14 a month, the last ₹4,454.17.
+offered ₹25000, lent ₹20000
+InvalidArgument \(INVALID_FIELD\)
+(?:  \w+: [^\n]+\n){3}checked: approved
+checked: error 3
+event: \*creditpb.CreditEvent_CustomerRegistered
+(?:event: \*creditpb.CreditEvent_ScoreChanged\n){0,2}event: \*creditpb.CreditEvent_LoanCreated
+"""
+)
+FIRST_CUSTOMER = 1_000_000_000_000_001
+"""The example registers the first customer of a database."""
+
+
 def _build(folder: Path, program: Path) -> Path:
     """Compile the package in a folder, and vet it."""
     for command in (["vet", "./..."], ["build", "-o", str(program), "."]):
@@ -61,29 +78,57 @@ def _build(folder: Path, program: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def readme(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled program of the README, in a module that uses the client's."""
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client's module with the generated code."""
     tool("go")
-    folder = tmp_path_factory.mktemp("go")
-    package, consumer = folder / "package", folder / "consumer"
+    package = tmp_path_factory.mktemp("go") / "package"
     shutil.copytree(PACKAGE, package)
     subprocess.run(
         [sys.executable, str(ROOT / "scripts/clients.py"), "--generate-go", str(package)],
         check=True,
         timeout=BUILD_SECONDS,
     )
+    return package
+
+
+def _module(folder: Path, name: str, *lines: str) -> None:
+    """Make a folder a module that requires what the client does."""
+    required = (PACKAGE / "go.mod").read_text().partition("\nrequire")[2]
+    text = "\n".join([f"module {name}", "go 1.25.0", *lines])
+    (folder / "go.mod").write_text(f"{text}\nrequire{required}")
+    shutil.copyfile(PACKAGE / "go.sum", folder / "go.sum")
+
+
+@pytest.fixture(scope="module")
+def readme(package: Path) -> Path:
+    """The compiled program of the README, in a module that uses the client's."""
+    consumer = package.parent / "consumer"
     consumer.mkdir()
     (program,) = re.findall(r"```go\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)
     (consumer / "main.go").write_text(program)
-    # The requirements of the client are those of a module that uses it.
-    required = (PACKAGE / "go.mod").read_text().partition("\nrequire")[2]
-    (consumer / "go.mod").write_text(
-        "module example.com/consumer\n\ngo 1.25.0\n\n"
-        "require example.com/credit-service-client v0.1.0\n"
-        f"replace example.com/credit-service-client => {package}\nrequire{required}"
-    )
-    shutil.copyfile(PACKAGE / "go.sum", consumer / "go.sum")
-    return _build(consumer, folder / "program")
+    client = "example.com/credit-service-client"
+    requirement = f"require {client} v0.1.0", f"replace {client} => {package}"
+    _module(consumer, "example.com/consumer", *requirement)
+    return _build(consumer, package.parent / "program")
+
+
+@pytest.fixture(scope="module")
+def example(package: Path) -> Path:
+    """The compiled example of the documentation, with the generated code in its own module."""
+    examples = package.parent / "examples"
+    shutil.copytree(EXAMPLES, examples)
+    shutil.copytree(package / "creditpb", examples / "go" / "creditpb")
+    _module(examples / "go", "example.com/credit")
+    return _build(examples / "go", examples / "go" / "program")
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_works(example: Path, environment: dict[str, str]) -> None:
+    folder = example.parent
+    printed = output_of(str(example), env=environment, cwd=folder)
+    assert EXAMPLE_OUTPUT.fullmatch(printed), printed
+    paying = (str(example), "payments", str(FIRST_CUSTOMER))
+    assert output_of(*paying, env=environment, cwd=folder) == PAYMENTS
 
 
 def _client(environment: dict[str, str]) -> CreditClient:
