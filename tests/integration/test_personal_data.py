@@ -199,6 +199,20 @@ def test_open_loans_offers_and_reviews_prevent_the_erasure(database: Database) -
     assert erase_customer(database, another, later, "operator:meera").is_done
 
 
+def test_an_unfinished_ingestion_of_the_person_prevents_the_erasure(database: Database) -> None:
+    inserted = ingest(database, [CustomerRow(7, PHONE, "Kaveri", "Subramaniam")], TODAY)
+    key = {"key": inserted.ingestion_id, "end": None}
+    end = "UPDATE ingestions SET state = :state, finished_at = :end WHERE ingestion_id = :key"
+    with database.transaction() as connection:
+        connection.execute(text(end), {**key, "state": "RUNNING"})
+    refused = erase(database, 7)
+    assert (refused.is_done, refused.unfinished) == (False, [inserted.ingestion_id])
+    assert get_customer(database, customer_id=7).customer.first_name == "Kaveri"
+    with database.transaction() as connection:
+        connection.execute(text(end), {**key, "state": "SUCCEEDED", "end": TODAY.now})
+    assert erase(database, 7).is_done
+
+
 def test_facts_of_a_person_change_in_no_other_way(database: Database) -> None:
     customer_id = a_known_customer(database)
     values = {"customer_id": customer_id}
