@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +56,17 @@ class PollingScope(CancelScope):
         until(lambda: self.polls >= before + 2)
 
 
+class UnpolledSignal:
+    """A lock whose acquisition takes no notice of a short timeout."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.release = self._lock.release
+
+    def acquire(self, timeout: float = -1) -> bool:  # noqa: ARG002 - as of a lock
+        return self._lock.acquire(timeout=PATIENCE_SECONDS)
+
+
 def test_a_group_keeps_its_lane_for_a_while(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,13 +92,18 @@ def test_only_the_first_call_takes_the_lane_of_a_late_group(
     calls = [threads.submit(groups.submit, 1)]
     work.await_start()
     # The first call in the queue does not poll, the second does.
-    monkeypatch.setattr("credit_service.commands.grouping._POLL_SECONDS", PATIENCE_SECONDS)
-    calls += queued(threads, groups, [2])
     monkeypatch.setattr("credit_service.commands.grouping._POLL_SECONDS", 0.001)
+    with monkeypatch.context() as first:
+        unpolled = SimpleNamespace(Lock=UnpolledSignal)
+        first.setattr("credit_service.commands.grouping.threading", unpolled)
+        calls += queued(threads, groups, [2])
     calls.append(threads.submit(submit_in, scope, groups, 3))
     until(lambda: groups.waiting == 2)
     monkeypatch.setattr("credit_service.commands.grouping._MAX_GROUP_SECONDS", 0.0)
     scope.await_polls()
+    assert work.groups == [[1]]
+    # Or the next group loses its lane at once, to the second call.
+    monkeypatch.setattr("credit_service.commands.grouping._MAX_GROUP_SECONDS", math.inf)
     work.release(2)
     assert results(calls) == [10, 20, 30]
     assert work.groups == [[1], [2, 3]]
