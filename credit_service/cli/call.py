@@ -3,12 +3,11 @@
 import difflib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 from uuid import uuid4
 
-import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
@@ -19,6 +18,7 @@ from rich.text import Text
 from credit_service.cli.common import ExitCode, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
 from credit_service.cli.output import Listing, as_dict, note, out, print_json
+from credit_service.client.methods import responses
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
@@ -96,7 +96,8 @@ def call(
     if timeout_seconds is None and not (method.client_streaming or method.server_streaming):
         timeout_seconds = CALL_TIMEOUT_SECONDS
     with connected(target) as channel, decoded_errors():
-        for response in islice(_responses(channel, method, requests, timeout_seconds), first):
+        answers = responses(channel, method, requests, timeout_seconds=timeout_seconds)
+        for response in islice(answers, first):
             _show(response, as_json=as_json)
     return ExitCode.GOOD
 
@@ -117,35 +118,6 @@ def _fill_in_request_id(requests: Sequence[Message]) -> None:
                 f"Generated request_id {filled.request_id}. To retry this write safely, add it to "
                 "the request."
             )
-
-
-def _responses(
-    channel: grpc.Channel,
-    method: MethodDescriptor,
-    requests: Sequence[Message],
-    timeout_seconds: float | None,
-) -> Iterator[Message]:
-    opener = {
-        (False, False): channel.unary_unary,
-        (False, True): channel.unary_stream,
-        (True, False): channel.stream_unary,
-        (True, True): channel.stream_stream,
-    }[(method.client_streaming, method.server_streaming)]
-    response_class = GetMessageClass(method.output_type)
-    serialize: Callable[[Message], bytes] = lambda message: message.SerializeToString()  # noqa: E731 - with its type
-    # The four kinds of calls take and return different types, which one type cannot express.
-    invoke: Any = opener(
-        _path(method), request_serializer=serialize, response_deserializer=response_class.FromString
-    )
-    given = iter(requests) if method.client_streaming else requests[0]
-    response = invoke(given, timeout=timeout_seconds)
-    if not method.server_streaming:
-        yield response
-        return
-    try:
-        yield from response
-    finally:
-        response.cancel()
 
 
 def _show(response: Message, *, as_json: bool) -> None:

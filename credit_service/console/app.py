@@ -34,7 +34,7 @@ from credit_service.console.calls import Snippets
 from credit_service.console.feed import Feeds
 from credit_service.console.http_limits import LimitedH11Protocol
 from credit_service.console.page import Console, Page, View, view
-from credit_service.console.security import Drafts, Guard, Sessions, is_loopback
+from credit_service.console.security import Drafts, Guard, Sessions
 from credit_service.console.views import (
     as_of,
     asks,
@@ -69,6 +69,7 @@ from credit_service.v1 import (
     referral_pb2,
     scorecard_pb2,
 )
+from credit_service_client.channel import is_loopback
 
 _HERE = Path(__file__).parent
 _FORM_BYTES = 1024 * 1024

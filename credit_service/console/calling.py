@@ -14,6 +14,7 @@ from google.rpc import (
     status_pb2,
 )
 
+from credit_service.client.methods import responses
 from credit_service.console.calls import request_json
 from credit_service.console.leaves import message_class
 from credit_service.console.methods import Method
@@ -89,35 +90,18 @@ def answered(service: Service, method: Method, requests: Sequence[Message], most
 
 def _responses(service: Service, method: Method, requests: Sequence[Message]) -> Iterator[Message]:
     kind = (method.descriptor.client_streaming, method.descriptor.server_streaming)
-    opener = {
-        (False, False): service.channel.unary_unary,
-        (False, True): service.channel.unary_stream,
-        (True, False): service.channel.stream_unary,
-        (True, True): service.channel.stream_stream,
-    }[kind]
     timeout_seconds = {
         (False, False): CALL_TIMEOUT_SECONDS,
         (True, False): UPLOAD_TIMEOUT_SECONDS,
     }.get(kind, STREAM_TIMEOUT_SECONDS)
-    # The four kinds of calls take and return different types, which one type cannot express.
-    invoke: Any = opener(
-        method.path,
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=message_class(method.descriptor.output_type).FromString,
-    )
-    response = invoke(
-        iter(requests) if method.descriptor.client_streaming else requests[0],
-        timeout=timeout_seconds,
+    return responses(
+        service.channel,
+        method.descriptor,
+        requests,
+        timeout_seconds=timeout_seconds,
         metadata=service.metadata,
         wait_for_ready=False,
     )
-    if not method.descriptor.server_streaming:
-        yield response
-        return
-    try:
-        yield from response
-    finally:
-        response.cancel()
 
 
 def _details(failure: Exception) -> str:

@@ -7,7 +7,6 @@ only from a page of this origin.
 """
 
 import hmac
-import ipaddress
 import secrets
 import threading
 import time
@@ -25,6 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from credit_service.client.token_claims import claim, claims
+from credit_service_client.channel import is_loopback
 
 SESSION_COOKIE = "credit_console"
 FLASH_COOKIE = "credit_console_flash"
@@ -311,13 +311,3 @@ class Guard:
         except ValueError:
             return False
         return "*" in self._hosts or host in self._hosts or is_loopback(host)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -14,9 +14,10 @@ import grpc
 from credit_service.console.calls import Call
 from credit_service.console.checklist import eligibility, integrity, lending, registration
 from credit_service.console.checklist.bench import Bench, CheckFailedError, CheckSkippedError, Item
-from credit_service.console.security import Session, is_loopback
+from credit_service.console.security import Session
 from credit_service.console.service import Service
 from credit_service.settings import Settings
+from credit_service_client.channel import is_loopback
 from credit_service_client.errors import ServiceError
 
 

@@ -22,9 +22,9 @@ from credit_service.console.security import (
     Session,
     Sessions,
     is_cross_origin,
-    is_loopback,
     is_own_page,
 )
+from credit_service_client.channel import is_loopback
 
 
 def request_with(cookie: str = "", **headers: str) -> Request:

@@ -169,7 +169,11 @@ def is_local(address: str) -> bool:
     """Whether the address is of this machine: a loopback address, localhost or a Unix socket."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    return is_loopback(address.rpartition(":")[0].removeprefix("[").removesuffix("]"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
     if host == "localhost":
         return True
     try:
