@@ -18,6 +18,8 @@ from credit_service.console.methods import METHODS, Method
 
 FIELD = "production_confirmed"
 """The field of forms with the codes of what the user confirmed, separated by spaces."""
+BACK_FIELD = "production_back"
+"""The button of the page that asks, which shows the form again."""
 UPLOAD_FIELD = "production_upload"
 """The box of forms with a file, which a page that asks again could not contain."""
 MAX_LINES = 60
@@ -56,6 +58,12 @@ class Guard:
         confirmed = self.form.get(FIELD, "").split()
         if not any(hmac.compare_digest(code, each) for each in confirmed if each.isascii()):
             raise ConfirmationRequiredError(requests, code)
+
+
+def typed(form: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of a form without what is about sending it."""
+    own = ("csrf_token", FIELD, BACK_FIELD)
+    return {name: value for name, value in form.items() if name not in own}
 
 
 def writes(request: Any) -> bool:

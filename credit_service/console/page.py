@@ -158,6 +158,7 @@ class StaleFormError(Exception):
 _STALE = (
     "This form is from an earlier session. Nothing was sent. Check the fields and send it again."
 )
+_BACK = "Nothing was sent. Your values are still here."
 _RESTORED = "You are signed in again. Nothing was sent yet. Check the fields and send the form."
 
 
@@ -172,6 +173,8 @@ class Page:
     files: Mapping[str, UploadFile] = field(default_factory=dict)
     stale_status: int = 0
     """The HTTP status of a page that shows a form again, because it was not sent."""
+    is_back: bool = False
+    """Whether the user returned to the form instead of confirming it."""
     _draft_id: str = ""
 
     def __post_init__(self) -> None:
@@ -200,8 +203,8 @@ class Page:
 
         A form that is shown again keeps its request id, so that sending it twice has one effect.
         """
-        if self.stale_status:
-            values = dict(self.form)
+        if self.stale_status or self.is_back:
+            values = confirming.typed(self.form)
         else:
             draft_id = self.console.sessions.draft_id(self.request)
             path = self.request.url.path
@@ -240,6 +243,8 @@ class Page:
         notice, warning = self.flash.get("notice", ""), ""
         if self.stale_status:
             status, warning = self.stale_status, _STALE
+        elif self.is_back:
+            notice = _BACK
         elif self._draft_id:
             notice = _RESTORED
         carried = [Call(**each) for each in self.flash.get("calls", ())]
@@ -302,15 +307,15 @@ class Page:
             if self.wants_json:
                 return JSONResponse({"problems": [sentence]}, HTTPStatus.CONFLICT)
             raise HTTPException(HTTPStatus.CONFLICT, sentence)
-        kept = {name: value for name, value in self.form.items() if name != "csrf_token"}
-        kept[confirming.FIELD] = f"{kept.get(confirming.FIELD, '')} {error.code}".strip()
+        kept = confirming.typed(self.form)
+        kept[confirming.FIELD] = f"{self.form.get(confirming.FIELD, '')} {error.code}".strip()
         return self.render(
             "confirmation.html",
             HTTPStatus.CONFLICT,
             method=confirming.method_of(error.requests[0]),
             lines=confirming.lines(error.requests, self.console.zone),
             kept=kept,
-            back=_form_address(self),
+            back_field=confirming.BACK_FIELD,
         )
 
     def attempt(self, call: Callable[[], Any]) -> tuple[Any, Problem | None]:
@@ -385,6 +390,9 @@ async def _posted(
         if not page.console.sessions.is_csrf_token(known, token):
             page.stale_status = HTTPStatus.FORBIDDEN
             return await run_in_threadpool(_shown_again, form_view, page)
+        if confirming.BACK_FIELD in page.form and form_view is not None:
+            page.is_back = True
+            return await run_in_threadpool(_answered, form_view, page)
         try:
             return await run_in_threadpool(_answered, function, page)
         except StaleFormError:
@@ -447,8 +455,7 @@ def _form_address(page: Page) -> str:
         target += f"?{page.request.url.query}"
     elif target == "/qa/apply/review" or target.endswith("/prepay/review"):
         # The address of this page contains the terms by design, so that it can be reloaded.
-        kept = {name: value for name, value in page.form.items() if name != "csrf_token"}
-        target += f"?{urlencode(kept)}"
+        target += f"?{urlencode(confirming.typed(page.form))}"
     return target
 
 

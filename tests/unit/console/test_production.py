@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent import futures
+from html.parser import HTMLParser
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import grpc
@@ -15,11 +17,21 @@ import pytest
 from google.protobuf.message import Message
 
 from credit_service.console import app
-from credit_service.console.confirming import FIELD, ConfirmationRequiredError, Guard, writes
+from credit_service.console.confirming import (
+    BACK_FIELD,
+    FIELD,
+    ConfirmationRequiredError,
+    Guard,
+    writes,
+)
 from credit_service.console.leaves import message_class
 from credit_service.console.methods import METHODS
+from credit_service.domain.scorecard import STANDARD
+from credit_service.domain.scorecard_json import write_scorecard
 from credit_service.v1 import credit_service_pb2 as pb
+from credit_service.v1 import decision_pb2, loan_pb2, offer_pb2, referral_pb2, scorecard_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from tests.consoles import Answer, Visitor, console
 
 BY_PATH = {each.path: each for each in METHODS.values()}
@@ -60,6 +72,11 @@ class Recorder(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # no types at
 
     def __init__(self) -> None:
         self.called: list[str] = []
+        self.answers: dict[str, Message] = {}
+        """Other than an empty message, by method."""
+        self.rejects_tokens = False
+        self.written: list[str] = []
+        """Methods of single requests that were no reads and no dry runs."""
 
     def service(self, details: Any) -> Any:
         method = BY_PATH.get(details.method)
@@ -67,11 +84,19 @@ class Recorder(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # no types at
             return None
         self.called.append(method.name)
         descriptor = method.descriptor
-        answer = message_class(descriptor.output_type)()
+        answer = self.answers.get(method.name) or message_class(descriptor.output_type)()
+
+        def answered(request: Message, context: grpc.ServicerContext) -> Message:
+            if writes(request):
+                self.written.append(method.name)
+            if self.rejects_tokens:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "expired")
+            return answer
+
         kinds = {
             (False, False): (
                 grpc.unary_unary_rpc_method_handler,
-                lambda _request, _context: answer,
+                answered,
             ),
             (True, False): (
                 grpc.stream_unary_rpc_method_handler,
@@ -182,6 +207,7 @@ def test_elsewhere_the_same_forms_write() -> None:
     counts = Counter(name for name in recorder.called if name in WRITES)
     assert set(counts) == WRITES
     forms = [address for address in answers if "/methods/" not in address]
+    assert set(recorder.written) == WRITES - {"UploadSpreadsheet", "IngestRows"}
     # All pages with a form but those for files of asks, backtests and checks.
     assert sum(counts.values()) - len(WRITES) == len(forms) - 3
 
@@ -191,8 +217,7 @@ def test_a_confirmation_names_the_change_and_is_for_exactly_this_request() -> No
         asked = visitor.send("/qa/customers/new", request_id=str(uuid4()), **VALUES)
         for shown in ("RegisterCustomer", "Rao", "₹50,000.00", "Confirm and change production"):
             assert shown in asked.text
-        pattern = r'<input type="hidden" name="([^"]+)" value="([^"]*)"'
-        kept = {name: html.unescape(text) for name, text in re.findall(pattern, asked.text)}
+        kept = kept_by(asked)
         changed = visitor.send("/qa/customers/new", **{**kept, "age": "31"})
         assert changed.status == 409
         other = Visitor(visitor.place).send("/qa/customers/new", **{**kept, "csrf_token": ""})
@@ -203,6 +228,143 @@ def test_a_confirmation_names_the_change_and_is_for_exactly_this_request() -> No
         assert recorder.called == []
         assert visitor.send("/qa/customers/new", **again).status == 303
         assert recorder.called == ["RegisterCustomer"]
+
+
+SHOWN_FORMS: Mapping[str, Message] = {
+    "GetDecision": pb.GetDecisionResponse(
+        decision=decision_pb2.Decision(
+            referral=referral_pb2.Referral(state=referral_pb2.REFERRAL_STATE_PENDING)
+        )
+    ),
+    "GetLoanOffer": pb.GetLoanOfferResponse(
+        offer=offer_pb2.LoanOffer(state=offer_pb2.LOAN_OFFER_STATE_OPEN)
+    ),
+    "CompareScorecards": scorecard_pb.CompareScorecardsResponse(before_version="1"),
+    "GetScorecard": scorecard_pb.GetScorecardResponse(
+        scorecard=scorecard_pb2.Scorecard(version="1", document=write_scorecard(STANDARD))
+    ),
+    "GetLoan": pb.GetLoanResponse(loan=loan_pb2.Loan(state=loan_pb2.LOAN_STATE_ACTIVE)),
+    "GetRepaymentSchedule": pb.GetRepaymentScheduleResponse(
+        installments=[loan_pb2.Installment(state=loan_pb2.INSTALLMENT_STATE_UPCOMING)]
+    ),
+    "ListPayments": pb.ListPaymentsResponse(payments=[loan_pb2.Payment(payment_id=1)]),
+}
+"""Answers with which the pages show their forms."""
+
+
+class Controls(HTMLParser):
+    """The values of a page's controls by name, without those that every form has."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.values: dict[str, set[str]] = {}
+        self._choice = self._text = ""
+        self.feed(answer.body.decode())
+        for name in ("csrf_token", "request_id", "query"):
+            self.values.pop(name, None)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: text or "" for name, text in attrs}
+        name, value = found.get("name", ""), found.get("value", "")
+        if tag == "input":
+            is_choice = found.get("type") in ("radio", "checkbox")
+            if not is_choice or "checked" in found:
+                self.values.setdefault(name, set()).add(value)
+        elif tag in ("select", "textarea"):
+            self.values.setdefault(name, set())
+            self._choice, self._text = name, name if tag == "textarea" else ""
+        elif tag == "option" and "selected" in found:
+            self.values[self._choice].add(value)
+
+    def handle_data(self, data: str) -> None:
+        if self._text:
+            self.values[self._text].add(data.removeprefix("\n"))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._text = "" if tag == "textarea" else self._text
+
+
+def kept_by(asked: Answer) -> dict[str, str]:
+    """The values that the page of a confirmation sends."""
+    pattern = r'<input type="hidden" name="([^"]+)" value="([^"]*)"'
+    return {
+        html.unescape(name): html.unescape(text) for name, text in re.findall(pattern, asked.text)
+    }
+
+
+# Their forms have no values but the request id.
+WITHOUT_VALUES = ("cancel", "revert", "trial", "end", "retire")
+
+
+def test_back_without_sending_shows_each_form_with_its_values() -> None:
+    with recording("production") as (recorder, visitor):
+        recorder.answers.update(SHOWN_FORMS)
+        token = {"csrf_token": visitor.csrf_token("/qa/login")}
+        pages = [each for each in addresses() if "/methods/" not in each]
+        asked = {each: send(visitor, each, {**token, "replaces": "1"}) for each in pages}
+        asked = {each: page for each, page in asked.items() if BACK_FIELD in page.text}
+        back = {
+            each: visitor.ask(
+                each,
+                urlencode({**kept_by(page), BACK_FIELD: "yes"}).encode(),
+                "application/x-www-form-urlencoded",
+            )
+            for each, page in asked.items()
+        }
+    assert recorder.written == []
+    # All pages with a form but those for files of asks and of rows, backtests and checks.
+    assert len(asked) == len(pages) - 4
+    without = set()
+    for address, page in back.items():
+        assert page.status == 200, address
+        assert "Nothing was sent. Your values are still here." in page.text
+        assert FIELD not in page.text
+        sent, controls = kept_by(asked[address]), Controls(page).values
+        if address.endswith("/foreclose"):
+            del sent["amount"]  # Not typed: what closes the loan now.
+        known = {name: text for name, text in sent.items() if name in controls}
+        assert {name: text for name, text in known.items() if text not in controls[name]} == {}, (
+            address
+        )
+        if not known:
+            without.add(address.rpartition("/")[2])
+    assert without == set(WITHOUT_VALUES)
+
+
+def test_a_form_of_a_method_comes_back_with_its_entries_and_choices() -> None:
+    values = {
+        "request_id": str(uuid4()),
+        "customer_id": "seven",
+        "loan_amount": "1,000.50",
+        "#charges": "2",
+        "charges[1].type": "a & b",
+        "charges[1].payee": "CHARGE_PAYEE_LENDER",
+    }
+    with recording("production") as (_, visitor):
+        page = "/qa/methods/CreditService/CreateLoanOffer"
+        asked = visitor.send(page, **{**values, "customer_id": "7", "act": "send"})
+        assert BACK_FIELD in asked.text
+        back = visitor.send(page, **{**kept_by(asked), BACK_FIELD: "yes"})
+        assert back.status == 200
+        controls = Controls(back).values
+        assert controls["charges[1].type"] == {"a & b"}
+        assert controls["charges[1].payee"] == {"CHARGE_PAYEE_LENDER"}
+        assert controls["charges[0].type"] == {""}
+        assert controls["loan_amount"] == {"1,000.50"}
+        assert f'name="request_id" type="text" value="{values["request_id"]}"' in back.text
+
+
+def test_no_address_has_the_code_of_a_confirmation() -> None:
+    """A token that expires while the page asks leads to the sign-in, and from there to the form."""
+    terms = ("customer_id", "loan_amount", "interest_rate", "tenure_months")
+    values = {name: VALUES[name] for name in terms}
+    with recording("production") as (recorder, visitor):
+        asked = visitor.send("/qa/login", "/qa/apply/review", request_id=str(uuid4()), **values)
+        recorder.rejects_tokens = True
+        redirected = visitor.send("/qa/login", "/qa/apply/review", **kept_by(asked))
+        assert redirected.status == 303
+        assert "loan_amount" in redirected.headers["location"]
+        assert FIELD not in redirected.headers["location"]
 
 
 def test_a_file_needs_the_box_and_a_dry_run_does_not() -> None:
