@@ -15,8 +15,8 @@ from credit_service_client.sources import SourceError
 
 _YEAR, _CLOCK = "year", "clock"
 _BEGUN, _OVER = "begun", "over"
-# Thousands of calls and days would hide how the year goes.
-_QUIET = {"log_level": "warning", "access_log": False}
+# Unless they are set. Thousands of calls and days would hide how the year goes.
+_DEFAULTS = {"log_level": "warning", "access_log": False, "console_environment": "sandbox"}
 
 
 class Sandbox:
@@ -44,7 +44,7 @@ class Sandbox:
             update={
                 **{
                     name: value
-                    for name, value in _QUIET.items()
+                    for name, value in _DEFAULTS.items()
                     if name not in settings.model_fields_set
                 },
                 "data_dir": self._folder,

@@ -8,6 +8,7 @@ from credit_service.cli import running
 from credit_service.cli.common import UsageError
 from credit_service.cli.sandboxes import Sandbox
 from credit_service.clock import Clock
+from credit_service.processes.supervisor import environment_of
 from credit_service.sandbox.year import Size
 from credit_service.settings import Settings
 
@@ -35,6 +36,16 @@ def test_it_logs_only_warnings_unless_asked(
     monkeypatch.setenv("CREDIT_LOG_LEVEL", "info")
     asked = Sandbox(running.settings_with(data_dir=settings.data_dir)).settings
     assert (asked.log_level, asked.access_log) == ("info", True)
+
+
+def test_its_console_names_it_unless_another_name_is_set(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = environment_of(Sandbox(settings).settings)
+    assert environment["CREDIT_CONSOLE_ENVIRONMENT"] == "sandbox"
+    monkeypatch.setenv("CREDIT_CONSOLE_ENVIRONMENT", "training")
+    named = Sandbox(running.settings_with(data_dir=settings.data_dir)).settings
+    assert named.console_environment == "training"
 
 
 def test_an_interrupted_year_is_not_continued(settings: Settings) -> None:
