@@ -9,12 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from credit_service.domain.charges import Charge, ChargePayee, charges_paise
-from credit_service.domain.loans import (
-    Loan,
-    LoanTerms,
-    installment_paise,
-    last_installment_paise,
-)
+from credit_service.domain.installments import installment_paise, last_installment_paise
+from credit_service.domain.loans import Loan, LoanTerms
 
 _MONTHLY_BPS = 120_000
 """A yearly rate of 1 basis point is 1 / 120 000 a month."""

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from credit_service.domain.asks import is_repayable, least_principal_paise, longest_repayable_tenure
+from credit_service.domain.installments import (
+    installment_paise,
+    largest_principal_paise,
+    last_installment_paise,
+)
 from credit_service.domain.loans import (
     MAX_PRINCIPAL_PAISE,
     MAX_TENURE_MONTHS,
     MIN_TENURE_MONTHS,
     Ask,
     LoanTerms,
-    installment_paise,
-    is_repayable,
-    largest_principal_paise,
-    last_installment_paise,
-    least_principal_paise,
-    longest_repayable_tenure,
 )
 from credit_service.domain.reasons import Rules
 from credit_service.rupees import RUPEE_PAISE

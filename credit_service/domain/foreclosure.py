@@ -5,13 +5,7 @@ from datetime import date
 
 from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.loan_replay import LoanAccount, payoff
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
-    balance_after_paise,
-    principal_outstanding_paise,
-    repayment_plan,
-)
+from credit_service.domain.loans import Loan, LoanState
 from credit_service.domain.money import divide_half_up
 from credit_service.domain.payments import (
     closed_error,
@@ -19,6 +13,11 @@ from credit_service.domain.payments import (
     paid_in_all_paise,
     rejection,
     require_payable,
+)
+from credit_service.domain.schedules import (
+    balance_after_paise,
+    principal_outstanding_paise,
+    repayment_plan,
 )
 
 _BPS = 10_000

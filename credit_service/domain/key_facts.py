@@ -5,8 +5,10 @@ from datetime import date
 
 from credit_service.domain.cost_of_credit import agreed_terms
 from credit_service.domain.errors import PreconditionFailedError
-from credit_service.domain.loans import Loan, Schedule, book, installment_paise, schedule
+from credit_service.domain.installments import installment_paise
+from credit_service.domain.loans import Loan, book
 from credit_service.domain.offers import LoanOffer
+from credit_service.domain.schedules import Schedule, schedule
 from credit_service.domain.scorecard import Scorecard
 
 

@@ -15,23 +15,21 @@ from itertools import islice
 
 from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.delinquency import Settlement
-from credit_service.domain.loans import (
-    Loan,
-    ScheduledInstallment,
-    ScheduleRevision,
-    balance_after_paise,
-    monthly_rate,
-    reduced_installment_paise,
-    repayment_plan,
-    schedule,
-    scheduled_installments,
-)
+from credit_service.domain.installments import monthly_rate, reduced_installment_paise
+from credit_service.domain.loans import Loan, ScheduleRevision
 from credit_service.domain.money import divide_half_up
 from credit_service.domain.payments import (
     PaymentPurpose,
     PrepaymentEffect,
     on_time_numbers,
     paid_in_all_paise,
+)
+from credit_service.domain.schedules import (
+    ScheduledInstallment,
+    balance_after_paise,
+    repayment_plan,
+    schedule,
+    scheduled_installments,
 )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
+from credit_service.domain.asks import least_principal_paise
 from credit_service.domain.charges import Charge, charges_paise
 from credit_service.domain.errors import (
     OUT_OF_RANGE,
@@ -12,13 +13,8 @@ from credit_service.domain.errors import (
     NotFoundError,
     PreconditionFailedError,
 )
-from credit_service.domain.loans import (
-    Loan,
-    LoanTerms,
-    book,
-    installment_paise,
-    least_principal_paise,
-)
+from credit_service.domain.installments import installment_paise
+from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.positions import Hold
 from credit_service.rupees import format_inr, format_rupees
 

@@ -7,7 +7,7 @@ from datetime import date
 from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.foreclosure import quote, require_foreclosable
 from credit_service.domain.loan_replay import AppliedPayment, LoanAccount, PaymentFact, replay
-from credit_service.domain.loans import Loan, principal_outstanding_paise, repayment_plan
+from credit_service.domain.loans import Loan
 from credit_service.domain.payments import (
     PaymentPurpose,
     exceeds_error,
@@ -16,6 +16,7 @@ from credit_service.domain.payments import (
     require_payable,
     require_positive,
 )
+from credit_service.domain.schedules import principal_outstanding_paise, repayment_plan
 from credit_service.rupees import format_inr, format_rupees
 
 

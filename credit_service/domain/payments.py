@@ -12,9 +12,8 @@ from credit_service.domain.errors import (
     InvalidFieldsError,
     PreconditionFailedError,
 )
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
+from credit_service.domain.loans import Loan, LoanState
+from credit_service.domain.schedules import (
     RepaymentPlan,
     ScheduledInstallment,
     agreed_plan,

@@ -6,12 +6,8 @@ from datetime import date
 
 from credit_service.domain.calendar import add_months, complete_months, installments_due_by
 from credit_service.domain.delinquency import Arrears, AssetClass
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
-    principal_outstanding_paise,
-    repayment_plan,
-)
+from credit_service.domain.loans import Loan, LoanState
+from credit_service.domain.schedules import principal_outstanding_paise, repayment_plan
 
 __all__ = ["AssetClass", "PolicyFacts", "policy_facts"]
 

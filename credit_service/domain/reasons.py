@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-from credit_service.domain.loans import (
-    Ask,
-    LoanTerms,
-    installment_paise,
-    last_installment_paise,
-    least_principal_paise,
-)
+from credit_service.domain.asks import least_principal_paise
+from credit_service.domain.installments import installment_paise, last_installment_paise
+from credit_service.domain.loans import Ask, LoanTerms
 from credit_service.domain.money import format_hundredths, format_rate
 from credit_service.domain.policy import DebtBasis, NewToCredit, PolicyRule, RuleResult
 from credit_service.domain.policy_facts import PolicyFacts

@@ -7,15 +7,11 @@ from datetime import date, timedelta
 from credit_service.clock import Moment
 from credit_service.domain import delinquency
 from credit_service.domain.calendar import installments_due_by
-from credit_service.domain.delinquency import (
-    AssetClass,
-    Delinquency,
-    Settlements,
-    first_unpaid_due,
-)
+from credit_service.domain.delinquency import AssetClass, Delinquency, Settlements, first_unpaid_due
 from credit_service.domain.errors import NotFoundError
-from credit_service.domain.loans import Loan, repayment_plan
+from credit_service.domain.loans import Loan
 from credit_service.domain.payments import paid_in_all_paise
+from credit_service.domain.schedules import repayment_plan
 from credit_service.queries.as_of import credit_of
 from credit_service.storage import arrears, customers, overdue_loans
 from credit_service.storage.database import Database

@@ -7,18 +7,9 @@ from datetime import date
 from credit_service.clock import Moment
 from credit_service.domain.errors import NotFoundError, PreconditionFailedError
 from credit_service.domain.loan_replay import LoanAccount
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
-    ScheduledInstallment,
-    schedule,
-    unknown_loan,
-)
-from credit_service.domain.payments import (
-    InstallmentProgress,
-    installment_states,
-    paid_in_full,
-)
+from credit_service.domain.loans import Loan, LoanState, unknown_loan
+from credit_service.domain.payments import InstallmentProgress, installment_states, paid_in_full
+from credit_service.domain.schedules import ScheduledInstallment, schedule
 from credit_service.storage import cluster, customers, loans, loans_with_customers, payments
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.database import Database

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, text
 
 from credit_service.domain.calendar import add_months
 from credit_service.domain.loan_replay import LoanAccount, PaymentFact, replay
-from credit_service.domain.loans import Loan, agreed_plan
+from credit_service.domain.loans import Loan
 from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect, ReversalReason
+from credit_service.domain.schedules import agreed_plan
 from credit_service.storage import loans
 from credit_service.storage.database import LostRaceError
 from credit_service.storage.statements import Statement

@@ -16,18 +16,14 @@ from sqlalchemy import exc, text
 from credit_service.commands.create_loan import CreateLoan, create_loan
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import RecordedPayment, RecordPayment, record_payment
-from credit_service.commands.reverse_payment import (
-    ReversedPayment,
-    ReversePayment,
-    reverse_payment,
-)
+from credit_service.commands.reverse_payment import ReversedPayment, ReversePayment, reverse_payment
 from credit_service.domain.errors import (
     NotFoundError,
     PreconditionFailedError,
     RequestIdReusedError,
     RetryLaterError,
 )
-from credit_service.domain.loans import Ask, Loan, LoanState, schedule
+from credit_service.domain.loans import Ask, Loan, LoanState
 from credit_service.domain.payments import (
     InstallmentState,
     PaymentPurpose,
@@ -35,6 +31,7 @@ from credit_service.domain.payments import (
     ReversalReason,
     outstanding_paise,
 )
+from credit_service.domain.schedules import schedule
 from credit_service.domain.scorecard import STANDARD
 from credit_service.queries.loans import repayment_schedule
 from credit_service.queries.payments import foreclosure_quote, list_payments

@@ -28,9 +28,10 @@ from credit_service.commands.record_payment import (
     record_payment,
 )
 from credit_service.domain.errors import NotFoundError, PreconditionFailedError
-from credit_service.domain.loans import Ask, Loan, schedule
+from credit_service.domain.loans import Ask, Loan
 from credit_service.domain.payments import outstanding_paise
 from credit_service.domain.positions import CreditPosition
+from credit_service.domain.schedules import schedule
 from credit_service.observability import metrics
 from credit_service.queries.customers import get_customer
 from credit_service.storage import grouped_payments

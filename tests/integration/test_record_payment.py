@@ -25,8 +25,9 @@ from credit_service.domain.errors import (
     PreconditionFailedError,
     RequestIdReusedError,
 )
-from credit_service.domain.loans import Loan, LoanState, schedule
+from credit_service.domain.loans import Loan, LoanState
 from credit_service.domain.payments import outstanding_paise
+from credit_service.domain.schedules import schedule
 from credit_service.queries.customers import get_customer
 from credit_service.queries.loans import list_loans, repayment_schedule
 from credit_service.rpc.convert.payments import write_recorded_payment

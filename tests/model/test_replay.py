@@ -7,20 +7,15 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credit_service.domain.asks import is_repayable
 from credit_service.domain.delinquency import Settlement, days_and_class
 from credit_service.domain.foreclosure import quote
+from credit_service.domain.installments import installment_paise
 from credit_service.domain.loan_replay import PaymentFact
 from credit_service.domain.loan_replay import replay as domain_replay
-from credit_service.domain.loans import (
-    Loan,
-    LoanTerms,
-    book,
-    imported_settled,
-    installment_paise,
-    is_repayable,
-    principal_outstanding_paise,
-)
+from credit_service.domain.loans import Loan, LoanTerms, book, imported_settled
 from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect, outstanding_paise
+from credit_service.domain.schedules import principal_outstanding_paise
 from tests.model.loans import Facts, Life, class_of, days_past_due, replay
 
 _START = date(2024, 1, 31)

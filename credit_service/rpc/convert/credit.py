@@ -9,6 +9,7 @@ from credit_service.clock import Moment
 from credit_service.commands.create_loan import CreateLoan
 from credit_service.commands.register_customer import RegisterCustomer
 from credit_service.commands.update_customer import UpdateCustomer
+from credit_service.domain.asks import validate_ask
 from credit_service.domain.charges import Charge
 from credit_service.domain.counter_offers import CounterOffer
 from credit_service.domain.customers import (
@@ -19,24 +20,9 @@ from credit_service.domain.customers import (
 from credit_service.domain.decisions import decode_inputs
 from credit_service.domain.delinquency import AssetClass, arrears_known_from, days_past_due_of
 from credit_service.domain.eligibility import Decision, Outcome
-from credit_service.domain.errors import (
-    OUT_OF_RANGE,
-    REQUIRED,
-    InvalidFieldsError,
-)
-from credit_service.domain.loans import (
-    MAX_PRINCIPAL_PAISE,
-    Ask,
-    Loan,
-    LoanState,
-    LoanTerms,
-    ScheduledInstallment,
-    book,
-    last_installment_paise,
-    principal_outstanding_paise,
-    repayment_plan,
-    validate_ask,
-)
+from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
+from credit_service.domain.installments import last_installment_paise
+from credit_service.domain.loans import MAX_PRINCIPAL_PAISE, Ask, Loan, LoanState, LoanTerms, book
 from credit_service.domain.money import format_rate
 from credit_service.domain.payments import (
     InstallmentProgress,
@@ -48,6 +34,11 @@ from credit_service.domain.payments import (
 from credit_service.domain.policy import RuleOutcome, RuleResult
 from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.reasons import Reason, ReasonCode
+from credit_service.domain.schedules import (
+    ScheduledInstallment,
+    principal_outstanding_paise,
+    repayment_plan,
+)
 from credit_service.domain.scorecard import Component
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 from credit_service.queries.loans import RepaymentSchedule

@@ -7,7 +7,8 @@ from typing import Any
 from credit_service.commands.create_loan import CreateLoanOffer
 from credit_service.commands.offers import AcceptLoanOffer, WithdrawLoanOffer
 from credit_service.domain.errors import OUT_OF_RANGE
-from credit_service.domain.loans import Ask, last_installment_paise
+from credit_service.domain.installments import last_installment_paise
+from credit_service.domain.loans import Ask
 from credit_service.domain.offers import LoanOffer, OfferState
 from credit_service.rpc.convert import credit, fields
 from credit_service.rpc.convert.charges import (

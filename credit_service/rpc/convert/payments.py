@@ -7,7 +7,6 @@ from credit_service.commands.record_payment import RecordedPayment, RecordPaymen
 from credit_service.commands.reverse_payment import ReversedPayment, ReversePayment
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED
 from credit_service.domain.foreclosure import ForeclosureQuote
-from credit_service.domain.loans import schedule
 from credit_service.domain.payments import (
     PaymentPurpose,
     PrepaymentEffect,
@@ -16,6 +15,7 @@ from credit_service.domain.payments import (
     outstanding_paise,
     paid_in_full,
 )
+from credit_service.domain.schedules import schedule
 from credit_service.rpc.convert import credit, fields
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rupees import format_inr

@@ -10,6 +10,7 @@ from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.delinquency import Settlement
 from credit_service.domain.errors import PreconditionFailedError
 from credit_service.domain.foreclosure import quote
+from credit_service.domain.installments import installment_paise
 from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import (
     MAX_ANNUAL_RATE_BPS,
@@ -20,9 +21,6 @@ from credit_service.domain.loans import (
     LoanTerms,
     book,
     imported_settled,
-    installment_paise,
-    principal_outstanding_paise,
-    repayment_plan,
 )
 from credit_service.domain.payment_recording import record_payment
 from credit_service.domain.payments import (
@@ -33,6 +31,7 @@ from credit_service.domain.payments import (
     paid_in_all_paise,
 )
 from credit_service.domain.positions import CreditPosition, position_from_loans
+from credit_service.domain.schedules import principal_outstanding_paise, repayment_plan
 
 days = st.dates(date(2000, 1, 1), date(2060, 12, 31))
 principals = st.one_of(

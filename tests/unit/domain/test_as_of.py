@@ -20,14 +20,9 @@ from credit_service.domain.as_of import (
 from credit_service.domain.customers import Customer
 from credit_service.domain.delinquency import AssetClass
 from credit_service.domain.errors import InvalidFieldsError
+from credit_service.domain.installments import installment_paise
 from credit_service.domain.loan_replay import PaymentFact, replay
-from credit_service.domain.loans import (
-    Loan,
-    LoanTerms,
-    book,
-    imported_settled,
-    installment_paise,
-)
+from credit_service.domain.loans import Loan, LoanTerms, book, imported_settled
 from credit_service.domain.payments import PaymentPurpose, apply_payment, outstanding_paise
 from credit_service.domain.positions import CreditPosition, Hold, position_from_loans
 

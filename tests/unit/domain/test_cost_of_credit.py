@@ -7,14 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credit_service.domain.asks import is_repayable
 from credit_service.domain.charges import Charge, ChargePayee, charges_paise
 from credit_service.domain.cost_of_credit import apr_bps, cost_of_credit
-from credit_service.domain.loans import (
-    LoanTerms,
-    installment_paise,
-    is_repayable,
-    last_installment_paise,
-)
+from credit_service.domain.installments import installment_paise, last_installment_paise
+from credit_service.domain.loans import LoanTerms
 from tests.unit.domain.strategies import terms
 
 RBI = LoanTerms(20_000_00, 1500, 24)

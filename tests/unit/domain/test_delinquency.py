@@ -28,15 +28,10 @@ from credit_service.domain.delinquency import (
     with_loan_due,
     with_payment,
 )
-from credit_service.domain.loans import (
-    Loan,
-    LoanTerms,
-    book,
-    imported_settled,
-    installment_paise,
-    repayment_plan,
-)
+from credit_service.domain.installments import installment_paise
+from credit_service.domain.loans import Loan, LoanTerms, book, imported_settled
 from credit_service.domain.payments import apply_payment, outstanding_paise
+from credit_service.domain.schedules import repayment_plan
 from tests.unit.domain.strategies import paid_portfolios
 
 STANDARD, SMA_0, SMA_1, SMA_2, NPA = AssetClass

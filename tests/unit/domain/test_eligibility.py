@@ -7,19 +7,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from credit_service.domain.asks import least_principal_paise
 from credit_service.domain.counter_offers import CounterOffer
 from credit_service.domain.eligibility import Ask, Decision, decide
-from credit_service.domain.loans import (
-    MAX_PRINCIPAL_PAISE,
-    MAX_TENURE_MONTHS,
-    LoanTerms,
-    book,
-    installment_paise,
-    least_principal_paise,
-    schedule,
-)
+from credit_service.domain.installments import installment_paise
+from credit_service.domain.loans import MAX_PRINCIPAL_PAISE, MAX_TENURE_MONTHS, LoanTerms, book
 from credit_service.domain.positions import CreditPosition
 from credit_service.domain.reasons import Reason, ReasonCode
+from credit_service.domain.schedules import schedule
 from credit_service.domain.scorecard import (
     STANDARD,
     STANDARD_DOCUMENT,

@@ -8,14 +8,9 @@ import pytest
 
 from credit_service.domain.errors import PreconditionFailedError
 from credit_service.domain.foreclosure import ForeclosureQuote, quote
+from credit_service.domain.installments import effective_monthly_rate, installment_paise
 from credit_service.domain.loan_replay import PaymentFact, replay
-from credit_service.domain.loans import (
-    Loan,
-    LoanTerms,
-    book,
-    effective_monthly_rate,
-    installment_paise,
-)
+from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.money import divide_half_up
 from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect
 

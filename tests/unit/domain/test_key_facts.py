@@ -8,9 +8,10 @@ import pytest
 from credit_service.domain.charges import Charge, ChargePayee
 from credit_service.domain.cost_of_credit import agreed_terms, cost_of_credit
 from credit_service.domain.errors import PreconditionFailedError
+from credit_service.domain.installments import installment_paise
 from credit_service.domain.key_facts import key_facts_of_loan, key_facts_of_offer
 from credit_service.domain.loan_replay import PaymentFact, replay
-from credit_service.domain.loans import LoanTerms, book, installment_paise
+from credit_service.domain.loans import LoanTerms, book
 from credit_service.domain.offers import LoanOffer, OfferState
 from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect
 from credit_service.domain.scorecard import STANDARD

@@ -12,18 +12,9 @@ from credit_service.domain.calendar import add_months, installments_due_by
 from credit_service.domain.delinquency import days_past_due
 from credit_service.domain.errors import PreconditionFailedError
 from credit_service.domain.foreclosure import quote
+from credit_service.domain.installments import installment_paise
 from credit_service.domain.loan_replay import LoanAccount, PaymentFact, replay
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
-    LoanTerms,
-    balance_after_paise,
-    book,
-    installment_paise,
-    principal_outstanding_paise,
-    repayment_plan,
-    schedule,
-)
+from credit_service.domain.loans import Loan, LoanState, LoanTerms, book
 from credit_service.domain.payment_recording import record_payment
 from credit_service.domain.payments import (
     InstallmentState,
@@ -35,6 +26,12 @@ from credit_service.domain.payments import (
     outstanding_paise,
     paid_and_outstanding_paise,
     paid_in_all_paise,
+)
+from credit_service.domain.schedules import (
+    balance_after_paise,
+    principal_outstanding_paise,
+    repayment_plan,
+    schedule,
 )
 from tests.unit.domain.strategies import History, histories, open_histories, payment_facts
 

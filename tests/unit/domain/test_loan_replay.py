@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credit_service.domain.installments import installment_paise, monthly_rate
 from credit_service.domain.loan_replay import LoanAccount, PaymentFact, replay
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
-    LoanTerms,
-    book,
-    installment_paise,
-    monthly_rate,
-    schedule,
-)
+from credit_service.domain.loans import Loan, LoanState, LoanTerms, book
 from credit_service.domain.money import divide_half_up
 from credit_service.domain.payments import (
     PaymentPurpose,
@@ -25,6 +18,7 @@ from credit_service.domain.payments import (
     excess_paise,
     outstanding_paise,
 )
+from credit_service.domain.schedules import schedule
 from tests.unit.domain.strategies import imported_loans, loans_with_payments
 
 EMI = 888_488

@@ -9,28 +9,23 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from credit_service.domain.calendar import add_months
-from credit_service.domain.errors import InvalidFieldsError
-from credit_service.domain.loans import (
-    Ask,
-    Loan,
-    LoanState,
-    LoanTerms,
-    Schedule,
-    book,
-    effective_monthly_rate,
-    imported_settled,
-    installment_paise,
+from credit_service.domain.asks import (
     is_repayable,
-    largest_principal_paise,
-    last_installment_paise,
     least_principal_paise,
     longest_repayable_tenure,
-    repayment_plan,
-    schedule,
     validate_ask,
 )
+from credit_service.domain.calendar import add_months
+from credit_service.domain.errors import InvalidFieldsError
+from credit_service.domain.installments import (
+    effective_monthly_rate,
+    installment_paise,
+    largest_principal_paise,
+    last_installment_paise,
+)
+from credit_service.domain.loans import Ask, Loan, LoanState, LoanTerms, book, imported_settled
 from credit_service.domain.money import divide_half_up
+from credit_service.domain.schedules import Schedule, repayment_plan, schedule
 from tests.unit.domain.strategies import (
     booked_loans,
     days,

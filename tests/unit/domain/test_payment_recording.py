@@ -5,8 +5,9 @@ from datetime import date
 import pytest
 
 from credit_service.domain.errors import InvalidFieldsError, PreconditionFailedError
+from credit_service.domain.installments import installment_paise
 from credit_service.domain.loan_replay import PaymentFact, replay
-from credit_service.domain.loans import Loan, LoanTerms, book, installment_paise
+from credit_service.domain.loans import Loan, LoanTerms, book
 from credit_service.domain.payment_recording import record_payment
 from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect
 

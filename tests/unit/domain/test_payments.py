@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit_service.domain.errors import InvalidFieldsError, PreconditionFailedError
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
-    LoanTerms,
-    book,
-    installment_paise,
-    repayment_plan,
-)
+from credit_service.domain.installments import installment_paise
+from credit_service.domain.loans import Loan, LoanState, LoanTerms, book
 from credit_service.domain.payments import (
     InstallmentState,
     PaymentOutcome,
@@ -25,6 +19,7 @@ from credit_service.domain.payments import (
     outstanding_paise,
     paid_and_outstanding_paise,
 )
+from credit_service.domain.schedules import repayment_plan
 from tests.unit.domain.strategies import imported_loans, loans_with_payments
 
 START = date(2024, 1, 31)

@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 
 from credit_service.domain.calendar import add_months, complete_months, installments_due_by
 from credit_service.domain.delinquency import Arrears, Settlement, arrears
-from credit_service.domain.loans import (
-    Loan,
-    LoanState,
-    LoanTerms,
-    book,
-    imported_settled,
-    installment_paise,
-    principal_outstanding_paise,
-    repayment_plan,
-    schedule,
-)
+from credit_service.domain.installments import installment_paise
+from credit_service.domain.loans import Loan, LoanState, LoanTerms, book, imported_settled
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.policy_facts import (
     AssetClass,
@@ -27,6 +18,7 @@ from credit_service.domain.policy_facts import (
     on_time_when_due,
     policy_facts,
 )
+from credit_service.domain.schedules import principal_outstanding_paise, repayment_plan, schedule
 from tests.unit.domain.strategies import paid_portfolios
 
 START = date(2026, 1, 10)

@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from credit_service.domain.calendar import add_months
-from credit_service.domain.loans import Loan, LoanState, LoanTerms, book, installment_paise
+from credit_service.domain.installments import installment_paise
+from credit_service.domain.loans import Loan, LoanState, LoanTerms, book
 from credit_service.domain.payments import apply_payment, outstanding_paise
 from credit_service.domain.positions import (
     CreditPosition,
