@@ -12,7 +12,7 @@ from credit_service.ingestion.cells import EPOCH_ORDINAL, shown
 from credit_service.ingestion.frames import NO_LIMIT, RowError
 from credit_service.rupees import format_rupees
 from credit_service.spreadsheets.columns import COLUMNS, Column, ColumnType, Kind
-from credit_service.storage import imports
+from credit_service.storage.bulk_changes import Origin
 from credit_service.storage.ingestions import Ingestion
 
 
@@ -38,9 +38,9 @@ class Merge:
         return not self.ingestion.validate_only
 
     @property
-    def origin(self) -> imports.Origin:
+    def origin(self) -> Origin:
         ingestion = self.ingestion
-        return imports.Origin(ingestion.ingestion_id, ingestion.principal, self.moment.now)
+        return Origin(ingestion.ingestion_id, ingestion.principal, self.moment.now)
 
     def reject(
         self, row: tuple[int, int], column: str, code: str, found: str, expected: str, message: str

@@ -13,8 +13,8 @@ from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.frames import NO_LIMIT
 from credit_service.ingestion.merge import Differing, Merge, difference
 from credit_service.rupees import format_inr, format_rupees
-from credit_service.storage import imports, ingestions
-from credit_service.storage.imports import CustomerFacts, NewLimit, StoredFacts
+from credit_service.storage import imported_customers, ingestions
+from credit_service.storage.imported_customers import CustomerFacts, NewLimit, StoredFacts
 
 _PHONE_KEY = -1
 _CUSTOMER_KEY = 0
@@ -55,7 +55,7 @@ _Row = tuple[int, int]
 
 
 def _customer_rows(frame: pd.DataFrame) -> list[tuple[_Row, CustomerFacts]]:
-    columns = ("offset", "row_number", *imports.CUSTOMER_FACTS)
+    columns = ("offset", "row_number", *imported_customers.CUSTOMER_FACTS)
     return [
         (
             (offset, number),
@@ -89,8 +89,8 @@ class _KnownCustomers:
         ids = sorted({each[0] for each in facts})
         phones = sorted({each[5] for each in facts})
         updates = merge.writes and merge.ingestion.on_existing == "UPDATE"
-        stored = imports.stored_customers(merge.connection, ids, lock=updates)
-        holders = imports.phone_holders(merge.connection, phones)
+        stored = imported_customers.stored_customers(merge.connection, ids, lock=updates)
+        holders = imported_customers.phone_holders(merge.connection, phones)
         # Includes the numbers that customers of this batch may release.
         numbers = [_digits(phone) for phone in {*phones, *(s[0][5] for s in stored.values())}]
         seen = ingestions.seen(
@@ -105,16 +105,19 @@ class _KnownCustomers:
                 accepted[number] = (row_number, value)
             else:
                 holders[f"+{number}"] = value
-        contested = imports.contested(merge.connection, np.array(ids, np.int64))
+        contested = imported_customers.contested(merge.connection, np.array(ids, np.int64))
         others = [
             each[5] for each in facts if each[0] in stored and _differs(stored[each[0]].facts, each)
         ]
+        former_holders: Collection[tuple[str, int]] = ()
+        if others:
+            former_holders = imported_customers.former_holders(merge.connection, others)
         return cls(
             stored,
             holders,
             accepted,
             contested,
-            former_holders=imports.former_holders(merge.connection, others) if others else (),
+            former_holders=former_holders,
             _remembered=frozenset(seen),
         )
 
@@ -210,7 +213,7 @@ def _same_customer(stored: CustomerFacts, facts: CustomerFacts) -> bool:
 def _differing(stored: CustomerFacts, facts: CustomerFacts) -> Differing:
     return [
         difference("CUSTOMERS", name, found, kept)
-        for name, found, kept in zip(imports.CUSTOMER_FACTS, facts, stored, strict=True)
+        for name, found, kept in zip(imported_customers.CUSTOMER_FACTS, facts, stored, strict=True)
         if found is not None and found != kept
     ]
 
@@ -272,11 +275,11 @@ def _write_contests(merge: Merge, contests: Mapping[int, bool]) -> None:
     begun = [customer_id for customer_id, is_contested in contests.items() if is_contested]
     ended = [customer_id for customer_id, is_contested in contests.items() if not is_contested]
     if begun:
-        imports.mark_contested(
+        imported_customers.mark_contested(
             merge.connection, begun, merge.ingestion.ingestion_id, merge.moment.now
         )
     if ended:
-        imports.clear_contested(merge.connection, ended)
+        imported_customers.clear_contested(merge.connection, ended)
 
 
 def _customer_fingerprint(facts: Iterable[object]) -> int:
@@ -295,7 +298,7 @@ def _write_customers(
     if updates:
         changed = [facts for facts, _, _ in updates]
         row_numbers = [row_number for _, row_number, _ in updates]
-        merge.over_limit += imports.update_customers(
+        merge.over_limit += imported_customers.update_customers(
             merge.connection,
             changed,
             row_numbers,
@@ -305,7 +308,7 @@ def _write_customers(
         )
     if inserts:
         day = merge.moment.today
-        imports.insert_customers(
+        imported_customers.insert_customers(
             merge.connection,
             [facts for facts, _ in inserts],
             [row_number for _, row_number in inserts],

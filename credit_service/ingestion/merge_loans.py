@@ -13,7 +13,13 @@ from credit_service.ingestion.frames import NO_DAY, NO_LIMIT, Arrays, arrays_of
 from credit_service.ingestion.merge import Merge, difference
 from credit_service.ingestion.position_sums import sums
 from credit_service.observability import metrics
-from credit_service.storage import arrears, imports, ingestions, positions
+from credit_service.storage import (
+    arrears,
+    imported_customers,
+    imported_loans,
+    ingestions,
+    positions,
+)
 from credit_service.storage.tables import MAX_IMPORTED_ID
 
 _Fates = NDArray[np.int8]
@@ -53,9 +59,11 @@ def _of_known_customers(merge: Merge, loans: Arrays) -> Arrays:
     """Lock the customers of the loans, and reject the loans of unknown customers. Returns the
     others."""
     wanted = np.unique(loans["customer_id"])
-    known, imported = imports.known_customers(merge.connection, wanted, lock=merge.writes)
+    known, imported = imported_customers.known_customers(
+        merge.connection, wanted, lock=merge.writes
+    )
     # Read under the lock: a transaction that contests an id locks the customer too.
-    contested = imports.contested(merge.connection, wanted)
+    contested = imported_customers.contested(merge.connection, wanted)
     registered = set(known[~imported & (known <= MAX_IMPORTED_ID)].tolist())
     if len(known) == len(wanted) and not contested and not registered:
         return loans
@@ -105,7 +113,7 @@ def _why_unattached(
 
 def _judge_by_stored(merge: Merge, loans: Arrays, fates: _Fates) -> Mapping[str, Sequence[Any]]:
     """Compare with the stored loans of the same keys. Returns those loans, by column."""
-    stored = imports.stored_loans(
+    stored = imported_loans.stored_loans(
         merge.connection,
         loans["customer_id"],
         loans["loan_id"],
@@ -115,7 +123,7 @@ def _judge_by_stored(merge: Merge, loans: Arrays, fates: _Fates) -> Mapping[str,
     if not len(places):
         return stored
     equal = np.ones(len(places), bool)
-    for name in imports.LOAN_FACTS:
+    for name in imported_loans.LOAN_FACTS:
         equal &= loans[name][places] == np.array(stored[name], np.int64)
     given = loans["settled_given"][places]
     equal &= (given == NO_LIMIT) | (given == np.array(stored["settled_given"], np.int64))
@@ -160,7 +168,7 @@ def _list_skipped_loans(
     for index, place in enumerate(stored["place"]):
         if fates[place] != _SKIPPED:
             continue
-        row = {fact: int(loans[fact][place]) for fact in imports.LOAN_FACTS}
+        row = {fact: int(loans[fact][place]) for fact in imported_loans.LOAN_FACTS}
         differing = [
             difference("LOANS", fact, value, stored[fact][index])
             for fact, value in row.items()
@@ -254,9 +262,9 @@ def _write_loans(merge: Merge, inserts: Arrays, updates: Arrays) -> None:
         # Inserting in key order fills the index page by page.
         order = np.lexsort((inserts["loan_id"], inserts["customer_id"]))
         records = _records(_chosen(inserts, order))
-        imports.insert_loans(merge.connection, records, NO_DAY, ingestion_id)
+        imported_loans.insert_loans(merge.connection, records, NO_DAY, ingestion_id)
     if len(updates["offset"]):
-        imports.update_loans(merge.connection, _records(updates), NO_DAY, merge.origin)
+        imported_loans.update_loans(merge.connection, _records(updates), NO_DAY, merge.origin)
     # Positions of updated loans are recomputed; new loans are added to the others.
     summed = np.unique(updates["customer_id"])
     merge.moved = np.union1d(inserts["customer_id"], summed).tolist()
@@ -305,7 +313,7 @@ def _remember_loans(merge: Merge, loans: Arrays) -> None:
 
 def _fingerprints(loans: Arrays) -> NDArray[np.int64]:
     """A hash of 64 bits of each row's source facts."""
-    columns = (loans[name].astype(np.int64) for name in imports.LOAN_FACTS)
+    columns = (loans[name].astype(np.int64) for name in imported_loans.LOAN_FACTS)
     count = len(loans["offset"])
     hashes = mixed(columns, count).view(np.int64)
     # Releases before the column have stored the hashes of rows without it.

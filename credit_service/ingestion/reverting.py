@@ -24,15 +24,15 @@ from credit_service.ingestion.batches import MAX_REPORTED_ROWS, OnMoved
 from credit_service.observability import metrics
 from credit_service.storage import (
     arrears,
-    imports,
+    imported_customers,
     ingestions,
     positions,
     replication,
     reverts,
     tasks,
 )
+from credit_service.storage.bulk_changes import Origin
 from credit_service.storage.database import Database, LostRaceError
-from credit_service.storage.imports import Origin
 from credit_service.storage.ingestions import Ingestion, StoredRowError
 from credit_service.storage.reverts import WrittenRow
 from credit_service.storage.violations import UNIQUE_VIOLATION, constraint_of, sqlstate_of
@@ -286,7 +286,7 @@ def _without_taken_phones(
     wanted = [row.former_phone_number for row in rows if row.former_phone_number is not None]
     if not wanted:
         return rows
-    holders = imports.phone_holders(connection, wanted)
+    holders = imported_customers.phone_holders(connection, wanted)
     found = []
     for row in rows:
         holder = holders.get(row.former_phone_number or "", row.customer_id)

@@ -13,6 +13,8 @@ from psycopg import pq
 from psycopg.adapt import Dumper
 from sqlalchemy import Connection
 
+Array = NDArray[Any]
+
 POSTGRES_EPOCH_DAY = 10_957
 """2000-01-01, the epoch of PostgreSQL's dates, in days since 1970-01-01."""
 _NO_DATE = np.iinfo(np.int32).min

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from credit_service.spreadsheets.columns import Kind
-from credit_service.storage import cluster, imports
+from credit_service.storage import bulk_changes, cluster, imported_customers, imported_loans
 from credit_service.storage.arrays import Bigints, driver_cursor
-from credit_service.storage.imports import Origin
+from credit_service.storage.bulk_changes import Origin
 
 PAYMENT_SINCE = "PAYMENT_SINCE"
 BOOKING_SINCE = "BOOKING_SINCE"
@@ -160,7 +160,7 @@ def _former(types: dict[str, str]) -> str:
 _FORMER_ORIGIN = """jsonb_object_agg(fact, old_value) AS facts,
             (array_agg(previous_ingestion_id))[1] AS previous_id,
             (array_agg(previous_ingestion_row))[1] AS previous_row"""
-_RESTORE_LOANS = imports.loans_update(
+_RESTORE_LOANS = imported_loans.loans_update(
     f"""
         SELECT t.customer_id, t.loan_id, {_former(_LOAN_TYPES)}, o.previous_id AS ingestion_id,
             o.previous_row AS ingestion_row
@@ -198,7 +198,7 @@ def restore_loans(connection: Connection, rows: Sequence[WrittenRow], origin: Or
     """Give updated loans of locked customers their former facts, record each changed fact and write
     it as an event. The caller refreshes the positions afterwards."""
     customer_ids, loan_ids = _keys(rows)
-    values = imports.values_of(origin) | {"ids": customer_ids, "loan_ids": loan_ids}
+    values = bulk_changes.values_of(origin) | {"ids": customer_ids, "loan_ids": loan_ids}
     driver_cursor(connection).execute(_RESTORE_LOANS, values)
 
 
@@ -252,7 +252,7 @@ _REMOVE_CUSTOMERS = tuple(
     f"DELETE FROM {table} WHERE customer_id = ANY(%(ids)s)"
     for table in ("credit_scores", "contested_customers", "customers")
 )
-_RESTORE_CUSTOMERS = imports.customers_update(
+_RESTORE_CUSTOMERS = imported_customers.customers_update(
     f"""
         SELECT t.customer_id, {_former(_CUSTOMER_TYPES)}, o.previous_id AS ingestion_id,
             o.previous_row AS ingestion_row
@@ -288,9 +288,9 @@ def remove_customers(connection: Connection, rows: Sequence[WrittenRow], origin:
 
     Their recorded changes, the history of their scores and their events stay.
     """
-    values: dict[str, Any] = imports.values_of(origin)
+    values: dict[str, Any] = bulk_changes.values_of(origin)
     values["ids"], _ = _keys(rows)
-    imports.move_phone_numbers(
+    imported_customers.move_phone_numbers(
         connection, [(row.customer_id, row.phone_number, None) for row in rows]
     )
     cursor = driver_cursor(connection)
@@ -309,8 +309,8 @@ def restore_customers(connection: Connection, rows: Sequence[WrittenRow], origin
         for row in rows
         if row.former_phone_number is not None
     ]
-    imports.move_phone_numbers(connection, moves)
-    values: dict[str, Any] = imports.values_of(origin)
+    imported_customers.move_phone_numbers(connection, moves)
+    values: dict[str, Any] = bulk_changes.values_of(origin)
     values["ids"], _ = _keys(rows)
     driver_cursor(connection).execute(_RESTORE_CUSTOMERS, values)
 

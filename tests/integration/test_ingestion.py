@@ -37,7 +37,13 @@ from credit_service.ingestion.streams import (
 )
 from credit_service.ingestion.wire import RowBatch, UnreadableCell
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
-from credit_service.storage import bookings, imports, ingestions, positions
+from credit_service.storage import (
+    bookings,
+    imported_customers,
+    imported_loans,
+    ingestions,
+    positions,
+)
 from credit_service.storage.database import Database
 from credit_service.storage.tables import FIRST_ISSUED_ID, ISSUED_ID_STEP, MAX_IMPORTED_ID
 from tests import citus
@@ -631,23 +637,23 @@ def test_stored_row_errors_are_bounded_and_all_rejected_rows_are_counted(
 
 _STEPS: list[tuple[Any, str]] = [
     (ingestions, "lock"),
-    (imports, "known_customers"),
-    (imports, "contested"),
-    (imports, "mark_contested"),
-    (imports, "clear_contested"),
-    (imports, "stored_loans"),
+    (imported_customers, "known_customers"),
+    (imported_customers, "contested"),
+    (imported_customers, "mark_contested"),
+    (imported_customers, "clear_contested"),
+    (imported_loans, "stored_loans"),
     (ingestions, "seen"),
-    (imports, "insert_loans"),
-    (imports, "update_loans"),
+    (imported_loans, "insert_loans"),
+    (imported_loans, "update_loans"),
     (positions, "refresh_locked"),
     (positions, "add_loans"),
     (ingestions, "remember"),
     (ingestions, "add_errors"),
     (ingestions, "advance"),
-    (imports, "stored_customers"),
-    (imports, "phone_holders"),
-    (imports, "update_customers"),
-    (imports, "insert_customers"),
+    (imported_customers, "stored_customers"),
+    (imported_customers, "phone_holders"),
+    (imported_customers, "update_customers"),
+    (imported_customers, "insert_customers"),
     (ingestions, "add_batch"),
     (ingestions, "end"),
 ]
@@ -803,7 +809,7 @@ def test_without_the_lock_a_booking_would_be_lost_from_the_position(
     customer_id = a_good_customer(database, TODAY)
     booked = threading.Event()
     reached = threading.Event()
-    real = imports.stored_loans
+    real = imported_loans.stored_loans
 
     def slow(*arguments: Any) -> Any:
         reached.set()
@@ -811,7 +817,7 @@ def test_without_the_lock_a_booking_would_be_lost_from_the_position(
         assert not booked.wait(0.4)
         return real(*arguments)
 
-    monkeypatch.setattr(imports, "stored_loans", slow)
+    monkeypatch.setattr(imported_loans, "stored_loans", slow)
     importing = threading.Thread(
         target=ingest, args=(database, [LoanRow(customer_id, 1, tenure_months=60)], TODAY)
     )
@@ -826,7 +832,7 @@ def test_without_the_lock_a_booking_would_be_lost_from_the_position(
 def test_a_phone_number_registered_meanwhile_rejects_the_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = imports.phone_holders
+    real = imported_customers.phone_holders
     taken: list[object] = []
 
     def late(*arguments: Any) -> Any:
@@ -842,7 +848,7 @@ def test_a_phone_number_registered_meanwhile_rejects_the_row(
             )
         return found
 
-    monkeypatch.setattr(imports, "phone_holders", late)
+    monkeypatch.setattr(imported_customers, "phone_holders", late)
     ingestion = ingest(database, [CustomerRow(77, phone=C1.phone_number), C2], TODAY)
     assert counts(ingestion) == {"inserted": 1, "rejected": 1}
     assert errors(database, ingestion.ingestion_id) == [(1, "phone_number", "PHONE_TAKEN")]

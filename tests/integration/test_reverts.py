@@ -26,7 +26,12 @@ from credit_service.ingestion.reverting import revert_ingestion, run_revert
 from credit_service.ingestion.streams import begin_stream
 from credit_service.queries.ingestions import get_ingestion, list_row_errors
 from credit_service.rpc.convert.events import write_event
-from credit_service.storage import event_stream, imports, reverts
+from credit_service.storage import (
+    event_stream,
+    imported_customers,
+    imported_loans,
+    reverts,
+)
 from credit_service.storage.database import Database
 from credit_service.storage.ingestions import Ingestion
 from credit_service.storage.retention import Deletion, Retention
@@ -610,8 +615,10 @@ def test_customers_removed_beside_an_import_of_their_loans(database: Database) -
 
 
 def test_facts_restored_are_all_that_an_import_records() -> None:
-    assert list(reverts._LOAN_TYPES) == [name for name, _ in imports.FACTS_OF_LOANS]
-    assert list(reverts._CUSTOMER_TYPES) == [name for name, _ in imports.FACTS_OF_CUSTOMERS]
+    assert list(reverts._LOAN_TYPES) == [name for name, _ in imported_loans.FACTS_OF_LOANS]
+    assert list(reverts._CUSTOMER_TYPES) == [
+        name for name, _ in imported_customers.FACTS_OF_CUSTOMERS
+    ]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from credit_service.ingestion.wire import Columns, DateColumn, MoneyColumn
 from credit_service.rpc.convert.fields import Violations, read_money
 from credit_service.spreadsheets.columns import BY_FIELD, COLUMNS, Column, Kind
 from credit_service.spreadsheets.table import Block
-from credit_service.storage import imports, tables
+from credit_service.storage import imported_customers, imported_loans, tables
 from credit_service.v1 import ingestion_pb2
 
 ALL: list[tuple[Kind, Column]] = [(kind, each) for kind in COLUMNS for each in COLUMNS[kind]]
@@ -53,13 +53,15 @@ def test_the_tables_have_the_facts_of_the_columns() -> None:
 
 
 def test_an_import_compares_the_facts_of_the_columns() -> None:
-    assert set(imports.CUSTOMER_FACTS) == {column.fact for column in COLUMNS["CUSTOMERS"]}
+    assert set(imported_customers.CUSTOMER_FACTS) == {
+        column.fact for column in COLUMNS["CUSTOMERS"]
+    }
     # The key is compared by itself, and the end follows from the start and the tenure.
     # An optional number is compared only where the source gives it.
     not_compared = {"customer_id", "loan_id", "end_day", "settled_given"}
     facts = {column.fact for column in COLUMNS["LOANS"]} - not_compared
-    assert set(imports.LOAN_FACTS) == facts
-    written = {fact for _, fact, _ in imports._LOAN_COLUMNS if fact is not None}
+    assert set(imported_loans.LOAN_FACTS) == facts
+    written = {fact for _, fact, _ in imported_loans._LOAN_COLUMNS if fact is not None}
     assert written <= COLUMN_TYPES["LOANS"].keys()
     assert facts <= written
 
