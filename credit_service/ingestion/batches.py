@@ -19,9 +19,10 @@ from credit_service.domain.errors import (
 )
 from credit_service.domain.principals import is_other
 from credit_service.observability import metrics
-from credit_service.storage import event_stream, ingestions
+from credit_service.storage import committed_rows, event_stream, ingestions, row_errors
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Header, Ingestion, StoredRowError
+from credit_service.storage.ingestions import Header, Ingestion
+from credit_service.storage.row_errors import StoredRowError
 
 if TYPE_CHECKING:
     from credit_service.ingestion.frames import Batch, RowError
@@ -120,8 +121,8 @@ def _store(
     listed = list(outcome.skipped)
     if ingestion.rejected < MAX_REPORTED_ROWS:
         listed += outcome.errors
-    ingestions.add_errors(connection, ingestion.ingestion_id, _numbered(listed))
-    ingestions.add_batch(
+    row_errors.add(connection, ingestion.ingestion_id, _numbered(listed))
+    committed_rows.add_batch(
         connection, ingestion.ingestion_id, batch.offset, batch.digests, outcome.over_limit
     )
     return ingestions.advance(connection, ingestion.ingestion_id, outcome.counts, batch.end)
@@ -257,7 +258,9 @@ def check_committed(connection: Connection, ingestion: Ingestion, batch: "Batch"
     if batch.digests is None:
         return
     end = min(batch.end, ingestion.committed_offset)
-    for first, stored in ingestions.digests(connection, ingestion.ingestion_id, batch.offset, end):
+    for first, stored in committed_rows.digests(
+        connection, ingestion.ingestion_id, batch.offset, end
+    ):
         start = first - batch.offset
         differing = np.flatnonzero(batch.digests[start : start + len(stored)] != stored)
         if len(differing):

@@ -20,9 +20,10 @@ from credit_service.ingestion.annotating import (
     write_marks,
 )
 from credit_service.ingestion.uploads import stored_file
-from credit_service.storage import ingestions
+from credit_service.storage import ingestions, row_errors
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Ingestion, RowOutcome
+from credit_service.storage.ingestions import Ingestion
+from credit_service.storage.row_errors import RowOutcome
 
 AT_ONCE = 2
 """Workbooks that one server process annotates at a time; further ones wait."""
@@ -126,7 +127,7 @@ class Annotator:
         while ingestion.rejected or ingestion.skipped:
             raise_if_cancelled()
             with self._database.autocommit() as connection:
-                page = ingestions.errors_page(
+                page = row_errors.page(
                     connection, ingestion.ingestion_id, after, _MARKS_PAGE, outcomes
                 )
             for error in page:

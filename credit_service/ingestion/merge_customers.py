@@ -13,7 +13,7 @@ from credit_service.domain.positions import position_from_loans
 from credit_service.ingestion.frames import NO_LIMIT
 from credit_service.ingestion.merge import Differing, Merge, difference
 from credit_service.rupees import format_inr, format_rupees
-from credit_service.storage import imported_customers, ingestions
+from credit_service.storage import committed_rows, imported_customers
 from credit_service.storage.imported_customers import CustomerFacts, NewLimit, StoredFacts
 
 _PHONE_KEY = -1
@@ -46,7 +46,7 @@ def load_customers(merge: Merge, frame: pd.DataFrame) -> None:
     if merge.writes:
         _write_customers(merge, inserts, updates)
         _write_contests(merge, known.contests)
-    ingestions.remember(
+    committed_rows.remember(
         merge.connection, merge.ingestion.ingestion_id, list(known.to_remember.values())
     )
 
@@ -93,7 +93,7 @@ class _KnownCustomers:
         holders = imported_customers.phone_holders(merge.connection, phones)
         # Includes the numbers that customers of this batch may release.
         numbers = [_digits(phone) for phone in {*phones, *(s[0][5] for s in stored.values())}]
-        seen = ingestions.seen(
+        seen = committed_rows.seen(
             merge.connection,
             merge.ingestion.ingestion_id,
             [*ids, *numbers],

@@ -15,9 +15,9 @@ from credit_service.ingestion.position_sums import sums
 from credit_service.observability import metrics
 from credit_service.storage import (
     arrears,
+    committed_rows,
     imported_customers,
     imported_loans,
-    ingestions,
     positions,
 )
 from credit_service.storage.tables import MAX_IMPORTED_ID
@@ -187,7 +187,7 @@ def _judge_by_memory(merge: Merge, loans: Arrays, fates: _Fates) -> None:
     counts = merge.ingestion
     if merge.writes and not counts.unchanged and not counts.skipped:
         return
-    seen = ingestions.seen(
+    seen = committed_rows.seen(
         merge.connection,
         merge.ingestion.ingestion_id,
         loans["customer_id"].tolist(),
@@ -296,7 +296,7 @@ def _remember_loans(merge: Merge, loans: Arrays) -> None:
         return
     customer_ids, loan_ids = loans["customer_id"].tolist(), loans["loan_id"].tolist()
     ingestion_id = merge.ingestion.ingestion_id
-    known = ingestions.seen(merge.connection, ingestion_id, customer_ids, loan_ids)
+    known = committed_rows.seen(merge.connection, ingestion_id, customer_ids, loan_ids)
     keys: dict[tuple[int, int], tuple[int, int, int, int]] = {}
     for customer_id, loan_id, row_number, fingerprint in zip(
         customer_ids,
@@ -308,7 +308,7 @@ def _remember_loans(merge: Merge, loans: Arrays) -> None:
         key = (customer_id, loan_id)
         if key not in known and key not in keys:
             keys[key] = (customer_id, loan_id, row_number, fingerprint)
-    ingestions.remember(merge.connection, ingestion_id, list(keys.values()))
+    committed_rows.remember(merge.connection, ingestion_id, list(keys.values()))
 
 
 def _fingerprints(loans: Arrays) -> NDArray[np.int64]:

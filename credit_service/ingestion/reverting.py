@@ -29,12 +29,14 @@ from credit_service.storage import (
     positions,
     replication,
     reverts,
+    row_errors,
     tasks,
 )
 from credit_service.storage.bulk_changes import Origin
 from credit_service.storage.database import Database, LostRaceError
-from credit_service.storage.ingestions import Ingestion, StoredRowError
+from credit_service.storage.ingestions import Ingestion
 from credit_service.storage.reverts import WrittenRow
+from credit_service.storage.row_errors import StoredRowError
 from credit_service.storage.violations import UNIQUE_VIOLATION, constraint_of, sqlstate_of
 
 STEP_CUSTOMERS: Final = 5_000
@@ -346,4 +348,4 @@ def _list_kept(connection: Connection, ingestion: Ingestion, kept: Sequence[Writ
                 "KEPT",
             )
         )
-    ingestions.add_errors(connection, ingestion.ingestion_id, errors)
+    row_errors.add(connection, ingestion.ingestion_id, errors)

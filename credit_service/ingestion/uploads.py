@@ -25,9 +25,10 @@ from credit_service.ingestion import batches, sandbox
 from credit_service.ingestion.batches import OnMoved
 from credit_service.spreadsheets.source import check
 from credit_service.spreadsheets.table import SpreadsheetError
-from credit_service.storage import ingestions, replication, tasks
+from credit_service.storage import ingestions, replication, tasks, uploaded_files
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import CHUNK_BYTES, Contents, Header, Ingestion
+from credit_service.storage.ingestions import Contents, Header, Ingestion
+from credit_service.storage.uploaded_files import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from credit_service.ingestion.frames import Batch
@@ -86,7 +87,7 @@ def store_upload(
             if created:
                 file.seek(0)
                 for number, chunk in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
-                    ingestions.store_chunk(connection, header.ingestion_id, number, chunk)
+                    uploaded_files.store_chunk(connection, header.ingestion_id, number, chunk)
                 tasks.enqueue(connection, "ingest_upload", str(header.ingestion_id), moment)
             else:
                 replication.confirm(connection)
@@ -213,7 +214,7 @@ def stored_file(database: Database, ingestion: Ingestion) -> Iterator[IO[bytes] 
     """The uploaded file on disk; None if its bytes are not the uploaded ones."""
     with _room_on_disk(), tempfile.TemporaryFile() as file:
         digest = hashlib.sha256()
-        for chunk in ingestions.chunks(database, ingestion.ingestion_id):
+        for chunk in uploaded_files.chunks(database, ingestion.ingestion_id):
             digest.update(chunk)
             failpoints.reach("upload.restore")
             file.write(chunk)

@@ -5,9 +5,10 @@ from datetime import datetime
 from uuid import UUID
 
 from credit_service.domain.errors import NotFoundError
-from credit_service.storage import ingestions
+from credit_service.storage import ingestions, row_errors
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Ingestion, RowOutcome, StoredRowError
+from credit_service.storage.ingestions import Ingestion
+from credit_service.storage.row_errors import RowOutcome, StoredRowError
 
 
 def get_ingestion(database: Database, ingestion_id: UUID) -> Ingestion:
@@ -45,7 +46,7 @@ def list_row_errors(
         NotFoundError: INGESTION_NOT_FOUND.
     """
     with database.autocommit() as connection:
-        found = ingestions.errors_page(connection, ingestion_id, after, limit, outcomes)
+        found = row_errors.page(connection, ingestion_id, after, limit, outcomes)
         if not found and ingestions.find(connection, ingestion_id) is None:
             raise NotFoundError("INGESTION_NOT_FOUND", "ingestion", str(ingestion_id))
     return found

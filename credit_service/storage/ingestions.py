@@ -1,7 +1,7 @@
-"""Ingestions: their progress, uploaded bytes, the keys that later batches need, and row errors."""
+"""Ingestions: their state and progress, from the request to the end, a resumption or a revert."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
@@ -9,7 +9,6 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from sqlalchemy import Connection, exc, text
 
 from credit_service.clock import Moment
@@ -17,12 +16,10 @@ from credit_service.domain.errors import RetryLaterError
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import Kind
 from credit_service.storage.arrays import Bigints, driver_cursor
-from credit_service.storage.database import Database
 
 State = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "REVERTING", "REVERTED"]
 OnExisting = Literal["SKIP", "UPDATE"]
 SourceKind = Literal["STREAM", "UPLOAD"]
-RowOutcome = Literal["REJECTED", "SKIPPED", "KEPT"]
 PartState = Literal["KEPT", "DELETING", "DELETED"]
 """What is left of an ingestion's rows in another table: DELETING from the first deleted row on."""
 
@@ -37,9 +34,6 @@ RESUMABLE = (ABANDONED, SOURCE_FAILED)
 RESUMABLE_DAYS = 7
 """Days after its last activity in which a stream can be resumed. `storage.retention` then deletes
 its keys."""
-
-CHUNK_BYTES = 1024**2
-"""Size of the chunks in which uploaded files are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,27 +161,6 @@ class Ingestion:
         """Whether it had row errors, which were deleted at the end of their retention."""
         listed = self.rejected or self.skipped or self.rows_kept
         return self.row_errors_state != "KEPT" and bool(listed)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRowError:
-    """Why a row was not stored, or not taken back by a revert; `error_number` counts from 1 within
-    the row.
-
-    `column_header`, set when the error is read, is the column's header in the uploaded file; empty
-    if unknown.
-    """
-
-    row_offset: int
-    error_number: int
-    row_number: int
-    column: str
-    code: str
-    found: str
-    expected: str
-    message: str
-    outcome: RowOutcome = "REJECTED"
-    column_header: str = ""
 
 
 _COLUMNS = ", ".join(Ingestion.__slots__)
@@ -503,196 +476,3 @@ def _exactly_one(connection: Connection, statement: Any, values: dict[str, Any])
 
 def _ingestion(row: Any) -> Ingestion:
     return Ingestion(*row)
-
-
-# --- Uploaded bytes -------------------------------------------------------------------------------
-
-_STORE_CHUNK = text(
-    """INSERT INTO ingestion_chunks (ingestion_id, chunk_number, content)
-    VALUES (:ingestion_id, :chunk_number, :content)"""
-)
-_READ_CHUNK = text(
-    """SELECT content FROM ingestion_chunks
-    WHERE ingestion_id = :ingestion_id AND chunk_number = :chunk_number"""
-)
-
-
-def store_chunk(
-    connection: Connection, ingestion_id: UUID, chunk_number: int, content: bytes
-) -> None:
-    """Store a chunk of an upload; chunks are numbered from 0."""
-    connection.execute(
-        _STORE_CHUNK,
-        {"ingestion_id": ingestion_id, "chunk_number": chunk_number, "content": content},
-    )
-
-
-def chunks(database: Database, ingestion_id: UUID) -> Iterator[bytes]:
-    """Yield the chunks of an upload in order, one in memory at a time."""
-    number = 0
-    while True:
-        with database.autocommit() as connection:
-            content = connection.execute(
-                _READ_CHUNK, {"ingestion_id": ingestion_id, "chunk_number": number}
-            ).scalar_one_or_none()
-        if content is None:
-            return
-        yield content
-        number += 1
-
-
-# --- Keys of earlier batches ----------------------------------------------------------------------
-
-_SEEN = """
-    SELECT k.customer_id, k.loan_id, k.row_number, k.fingerprint
-    FROM unnest(%s, %s) AS wanted (customer_id, loan_id)
-    JOIN ingestion_keys k ON k.ingestion_id = %s
-        AND k.customer_id = wanted.customer_id AND k.loan_id = wanted.loan_id
-"""
-_REMEMBER = """COPY ingestion_keys (ingestion_id, customer_id, loan_id, row_number, fingerprint)
-    FROM STDIN"""
-
-Key = tuple[int, int]
-"""(customer_id, loan_id) as in the table `ingestion_keys`."""
-
-
-def seen(
-    connection: Connection,
-    ingestion_id: UUID,
-    customer_ids: Sequence[int],
-    loan_ids: Sequence[int],
-) -> dict[Key, tuple[int, int]]:
-    """Return (row number, fingerprint) of those of these keys that earlier batches stored."""
-    cursor = driver_cursor(connection)
-    rows = cursor.execute(
-        _SEEN,
-        (Bigints(np.array(customer_ids)), Bigints(np.array(loan_ids)), ingestion_id),
-        binary=True,
-    )
-    return {(row[0], row[1]): (row[2], row[3]) for row in rows}
-
-
-def remember(
-    connection: Connection, ingestion_id: UUID, keys: Sequence[tuple[int, int, int, int]]
-) -> None:
-    """Store (customer_id, loan_id, row number, fingerprint) until `storage.retention` deletes them
-    after the ingestion's end.
-
-    Raises psycopg.Error, a unique violation, for a key that is already stored.
-    """
-    if not keys:
-        return
-    prefix = f"{ingestion_id}\t"
-    lines = "".join(f"{prefix}{a}\t{b}\t{c}\t{d}\n" for a, b, c, d in sorted(keys))
-    with driver_cursor(connection).copy(_REMEMBER) as copy:
-        copy.write(lines)
-
-
-# --- Committed batches ----------------------------------------------------------------------------
-
-_DIGEST = np.dtype("<u8")
-_ADD_BATCH = """INSERT INTO ingestion_batches (ingestion_id, row_offset, row_digests, over_limit)
-    VALUES (%s, %s, %s, %s)"""
-# Batches do not overlap: those with a row of the range start within it, except one at most.
-_DIGESTS = """
-    SELECT at, substring(row_digests FROM (8 * (at - row_offset))::int + 1
-        FOR (8 * (%(end)s - at))::int)
-    FROM (
-        SELECT row_offset, row_digests, greatest(row_offset, %(offset)s) AS at
-        FROM ingestion_batches
-        WHERE ingestion_id = %(ingestion_id)s AND row_offset < %(end)s AND row_offset >= (
-            SELECT coalesce(max(row_offset), 0) FROM ingestion_batches
-            WHERE ingestion_id = %(ingestion_id)s AND row_offset <= %(offset)s
-        )
-    ) b
-    WHERE row_offset + octet_length(row_digests) / 8 > at"""
-
-Digests = NDArray[np.uint64]
-"""64 bits of a hash of each row's content."""
-
-
-def add_batch(
-    connection: Connection,
-    ingestion_id: UUID,
-    row_offset: int,
-    row_digests: Digests | None,
-    over_limit: Sequence[int],
-) -> None:
-    """Store the digests of the rows from that offset on, if any, and the customers whose debt
-    exceeds their limit after them."""
-    content = None if row_digests is None else row_digests.astype(_DIGEST).tobytes()
-    customers = Bigints(np.array(over_limit, np.int64)) if over_limit else None
-    if content is not None or customers is not None:
-        values = (ingestion_id, row_offset, content, customers)
-        driver_cursor(connection).execute(_ADD_BATCH, values)
-
-
-def digests(
-    connection: Connection, ingestion_id: UUID, offset: int, end: int
-) -> list[tuple[int, Digests]]:
-    """Return what is stored of the rows `offset` … `end - 1`: first offset and digests of runs of
-    consecutive rows. Rows committed by releases without digests are missing."""
-    values = {"ingestion_id": ingestion_id, "offset": offset, "end": end}
-    rows = driver_cursor(connection).execute(_DIGESTS, values, binary=True)
-    return [(row[0], np.frombuffer(row[1], _DIGEST)) for row in rows]
-
-
-# --- Row errors -----------------------------------------------------------------------------------
-
-_ADD_ERRORS = """COPY row_errors (ingestion_id, row_offset, error_number, row_number, column_name,
-    code, found, expected, message, outcome) FROM STDIN"""
-_ERRORS_PAGE = text(
-    """SELECT row_offset, error_number, row_number, column_name, code, found, expected, message,
-        outcome, coalesce(column_headers ->> column_name, '')
-    FROM row_errors JOIN ingestions USING (ingestion_id)
-    WHERE ingestion_id = :ingestion_id AND outcome = ANY(:outcomes)
-        AND (row_offset, error_number) > (:row_offset, :error_number)
-    ORDER BY row_offset, error_number LIMIT :limit"""
-)
-
-
-def add_errors(
-    connection: Connection, ingestion_id: UUID, errors: Sequence[StoredRowError]
-) -> None:
-    """Store the errors of rows that were not stored."""
-    if not errors:
-        return
-    with driver_cursor(connection).copy(_ADD_ERRORS) as copy:
-        for error in errors:
-            copy.write_row(
-                (
-                    ingestion_id,
-                    error.row_offset,
-                    error.error_number,
-                    error.row_number,
-                    error.column,
-                    error.code,
-                    error.found,
-                    error.expected,
-                    error.message,
-                    error.outcome,
-                )
-            )
-
-
-def errors_page(
-    connection: Connection,
-    ingestion_id: UUID,
-    after: tuple[int, int] | None,
-    limit: int,
-    outcomes: Sequence[RowOutcome] = ("REJECTED",),
-) -> list[StoredRowError]:
-    """Return the errors of rows with these outcomes after that (row_offset, error_number), in the
-    order of the rows."""
-    row_offset, error_number = after or (-1, 0)
-    rows = connection.execute(
-        _ERRORS_PAGE,
-        {
-            "ingestion_id": ingestion_id,
-            "outcomes": list(outcomes),
-            "row_offset": row_offset,
-            "error_number": error_number,
-            "limit": limit,
-        },
-    )
-    return [StoredRowError(*row) for row in rows]

@@ -27,10 +27,10 @@ from credit_service.ingestion.batches import OnMoved
 from credit_service.ingestion.frames import Batch
 from credit_service.storage import (
     bookings,
+    committed_rows,
     event_stream,
     grouped_bookings,
     grouped_payments,
-    ingestions,
     payment_writes,
     reverts,
 )
@@ -176,7 +176,7 @@ def _offset_check() -> None:
         return ingestion if offset is None else replace(ingestion, committed_offset=offset)
 
     # The batch's position is not checked either.
-    ingestions._ADD_BATCH += " ON CONFLICT DO NOTHING"
+    committed_rows._ADD_BATCH += " ON CONFLICT DO NOTHING"
     batches.commit_batch = unchecked
     batches.locked = as_expected
 

@@ -39,10 +39,12 @@ from credit_service.ingestion.wire import RowBatch, UnreadableCell
 from credit_service.queries.ingestions import get_ingestion, list_ingestions, list_row_errors
 from credit_service.storage import (
     bookings,
+    committed_rows,
     imported_customers,
     imported_loans,
     ingestions,
     positions,
+    row_errors,
 )
 from credit_service.storage.database import Database
 from credit_service.storage.tables import FIRST_ISSUED_ID, ISSUED_ID_STEP, MAX_IMPORTED_ID
@@ -642,19 +644,19 @@ _STEPS: list[tuple[Any, str]] = [
     (imported_customers, "mark_contested"),
     (imported_customers, "clear_contested"),
     (imported_loans, "stored_loans"),
-    (ingestions, "seen"),
+    (committed_rows, "seen"),
     (imported_loans, "insert_loans"),
     (imported_loans, "update_loans"),
     (positions, "refresh_locked"),
     (positions, "add_loans"),
-    (ingestions, "remember"),
-    (ingestions, "add_errors"),
+    (committed_rows, "remember"),
+    (row_errors, "add"),
     (ingestions, "advance"),
     (imported_customers, "stored_customers"),
     (imported_customers, "phone_holders"),
     (imported_customers, "update_customers"),
     (imported_customers, "insert_customers"),
-    (ingestions, "add_batch"),
+    (committed_rows, "add_batch"),
     (ingestions, "end"),
 ]
 

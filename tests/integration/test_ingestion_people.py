@@ -8,7 +8,8 @@ from sqlalchemy import text
 from credit_service.ingestion import batches
 from credit_service.queries.ingestions import list_row_errors
 from credit_service.storage.database import Database
-from credit_service.storage.ingestions import Ingestion, RowOutcome, StoredRowError
+from credit_service.storage.ingestions import Ingestion
+from credit_service.storage.row_errors import RowOutcome, StoredRowError
 from tests.integration.imported import CustomerRow, LoanRow, counts, errors, ingest, scalar
 from tests.integration.portfolio import a_customer, an_older_customer, on
 

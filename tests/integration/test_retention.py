@@ -25,23 +25,19 @@ from credit_service.domain.errors import (
     PreconditionFailedError,
     RequestIdReusedError,
 )
-from credit_service.ingestion.streams import (
-    begin_stream,
-    fail_stream,
-    finish_stream,
-    ingest_rows,
-)
+from credit_service.ingestion.streams import begin_stream, fail_stream, finish_stream, ingest_rows
 from credit_service.ingestion.uploads import fail_upload, store_upload
 from credit_service.ingestion.wire import RowBatch
 from credit_service.observability import metrics
 from credit_service.queries.backtest import replay_decision
 from credit_service.queries.ingestions import get_ingestion, list_row_errors
 from credit_service.rpc import watch
-from credit_service.storage import event_stream, ingestions, retention, tasks
+from credit_service.storage import event_stream, retention, row_errors, tasks, uploaded_files
 from credit_service.storage.database import Database
 from credit_service.storage.event_stream import StoredEvent
-from credit_service.storage.ingestions import Header, StoredRowError
+from credit_service.storage.ingestions import Header
 from credit_service.storage.retention import Deletion, Retention
+from credit_service.storage.row_errors import StoredRowError
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
 from tests.integration.conftest import Edge, refusal_of
@@ -581,7 +577,7 @@ def test_a_file_and_row_errors_that_are_no_longer_kept_are_reported(
     run(database, "UPDATE ingestions SET rejected = 3, rows_read = 3")
     with database.transaction() as connection:
         errors = [StoredRowError(n, 1, n, "age", "MISSING", "", "a", "m") for n in range(3)]
-        ingestions.add_errors(connection, ingestion_id, errors)
+        row_errors.add(connection, ingestion_id, errors)
     request = ingestion_pb.ListRowErrorsRequest(ingestion_id=str(ingestion_id))
     listed = server.ingestion.ListRowErrors(request)
     assert (len(listed.row_errors), listed.row_errors_expired) == (3, False)
@@ -605,7 +601,7 @@ def test_a_file_and_row_errors_that_are_no_longer_kept_are_reported(
     assert (list(listed.row_errors), listed.row_errors_expired) == ([], True)
     execute(database, "UPDATE ingestions SET source_state = 'KEPT'")
     with database.transaction() as connection:
-        ingestions.store_chunk(connection, ingestion_id, 0, content)
+        uploaded_files.store_chunk(connection, ingestion_id, 0, content)
     assert _problem_of_download(server, ingestion_id) == "ROW_ERRORS_EXPIRED"
 
 

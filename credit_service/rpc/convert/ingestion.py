@@ -11,12 +11,7 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from credit_service.domain.errors import (
-    INVALID_FORMAT,
-    OUT_OF_RANGE,
-    REQUIRED,
-    InvalidRequestError,
-)
+from credit_service.domain.errors import INVALID_FORMAT, OUT_OF_RANGE, REQUIRED, InvalidRequestError
 from credit_service.ingestion.downloads import CONTENT_TYPE, AnnotatedWorkbook
 from credit_service.ingestion.wire import (
     Columns,
@@ -30,14 +25,8 @@ from credit_service.rpc.convert import fields
 from credit_service.rpc.convert.fields import Violations
 from credit_service.spreadsheets.cell_values import DateOrder
 from credit_service.spreadsheets.columns import COLUMNS, ColumnType, Kind
-from credit_service.storage.ingestions import (
-    Contents,
-    Header,
-    Ingestion,
-    OnExisting,
-    RowOutcome,
-    StoredRowError,
-)
+from credit_service.storage.ingestions import Contents, Header, Ingestion, OnExisting
+from credit_service.storage.row_errors import RowOutcome, StoredRowError
 from credit_service.v1 import ingestion_pb2
 from credit_service.v1 import ingestion_service_pb2 as pb
 
