@@ -6,8 +6,9 @@ from datetime import date
 from sqlalchemy import Connection
 
 from credit_service.domain.errors import NotFoundError
-from credit_service.storage import arrears, customers, fact_changes
-from credit_service.storage.customers import CustomersPage, CustomerView, PageStart
+from credit_service.storage import arrears, customer_search, customers, fact_changes
+from credit_service.storage.customer_search import CustomersPage, PageStart
+from credit_service.storage.customers import CustomerView
 from credit_service.storage.database import Database
 from credit_service.storage.fact_changes import StoredChange
 
@@ -66,7 +67,7 @@ def list_customers(
     """Return a page of at most `limit` customers whose name or phone number starts with `query`:
     see `storage.customers.search`. Held credit and arrears are those of `day`."""
     with database.autocommit() as connection:
-        page = customers.search(connection, query, start, limit)
+        page = customer_search.search(connection, query, start, limit)
         views = customers.with_current_figures(connection, page.customers, day)
     return page._replace(customers=views)
 

@@ -58,7 +58,7 @@ from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.pages import PageTokens
 from credit_service.rpc.credit_reads import CreditReads
 from credit_service.rpc.watch import EventTail
-from credit_service.storage.customers import PageStart
+from credit_service.storage.customer_search import PageStart
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import credit_service_pb2_grpc

@@ -21,7 +21,7 @@ from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.delinquency import OverdueLoan, get_delinquency, list_overdue_loans
 from credit_service.rpc.convert.as_of import write_customer_as_of
 from credit_service.storage import arrears, overdue_loans, positions
-from credit_service.storage.customers import PageStart
+from credit_service.storage.customer_search import PageStart
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2

@@ -44,7 +44,7 @@ from credit_service.queries.credit import CreditQueries
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.loans import list_loans
 from credit_service.storage import bookings, customers, offers, positions
-from credit_service.storage.customers import PageStart
+from credit_service.storage.customer_search import PageStart
 from credit_service.storage.database import Database
 from credit_service.storage.decisions import StoredDecision
 from credit_service.storage.statements import Statement

@@ -38,7 +38,7 @@ from credit_service.rpc.server import MAX_MESSAGE_BYTES, CreditServer
 from credit_service.rpc.server_group import ServerGroup, size_of
 from credit_service.settings import Settings
 from credit_service.storage import migrate, readiness, schema
-from credit_service.storage.customers import CustomersPage
+from credit_service.storage.customer_search import CustomersPage
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection, text
 
-from credit_service.storage import customers
-from credit_service.storage.customers import PageStart
+from credit_service.storage import customer_search
+from credit_service.storage.customer_search import PageStart
 from credit_service.storage.database import Database
 from credit_service.storage.statements import Statement
 from credit_service.v1 import credit_service_pb2 as pb
@@ -59,7 +59,7 @@ def rows_read(connection: Connection, act: Callable[[], object]) -> tuple[int, i
 def pages(connection: Connection, query: str, limit: int) -> Iterator[list[int]]:
     start: PageStart | None = PageStart()
     while start is not None:
-        page = customers.search(connection, query, start, limit)
+        page = customer_search.search(connection, query, start, limit)
         yield [each.customer.customer_id for each in page.customers]
         start = page.following
 
@@ -87,13 +87,13 @@ def test_each_condition_uses_an_index(connection: Connection) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_MATCHES", "_WALKS"):
-            found = getattr(customers, name)
+            found = getattr(customer_search, name)
             explained = (
                 {key: Explained(each.text) for key, each in found.items()}
                 if isinstance(found, dict)
                 else [Explained(each.text) for each in found]
             )
-            patch.setattr(customers, name, explained)
+            patch.setattr(customer_search, name, explained)
         for query in (*MANY, *FEW):
             list(pages(connection, query, 1000))
     for index in ("customers_name_idx", "customers_last_name_idx", "customers_phone_number_idx"):
@@ -116,14 +116,14 @@ def test_pages_contain_every_match_once(connection: Connection) -> None:
 
 
 def test_a_customer_renamed_between_two_pages_does_not_end_a_search(connection: Connection) -> None:
-    first = customers.search(connection, "rao", PageStart(), 50)
+    first = customer_search.search(connection, "rao", PageStart(), 50)
     assert first.following is not None
     for name in ("Aaa", "Zzz"):
         connection.execute(
             text("UPDATE customers SET first_name = :name WHERE customer_id = :id"),
             {"name": name, "id": first.following.after},
         )
-        customers.search(connection, "rao", first.following, 50)
+        customer_search.search(connection, "rao", first.following, 50)
 
 
 @pytest.mark.parametrize("query", ["rao", "9876500"])
@@ -146,4 +146,4 @@ def test_page_tokens_lead_through_all_pages(server: Edge, database: Database, qu
 @pytest.mark.parametrize("start", [PageStart(7, 2), PageStart(0, 3), PageStart(2**63 - 1, 0)])
 def test_an_unknown_start_of_a_page_finds_nothing(database: Database, start: PageStart) -> None:
     with database.autocommit() as connection:
-        assert customers.search(connection, "rao", start, 5).customers == []
+        assert customer_search.search(connection, "rao", start, 5).customers == []
