@@ -16,7 +16,7 @@ from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsEr
 from credit_service.queries.credit import CreditQueries, CreditSnapshots
 from credit_service.rpc.calls.bounds import MAX_ASKS
 from credit_service.rpc.calls.call import Call
-from credit_service.rpc.convert import credit
+from credit_service.rpc.convert import decisions
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.errors import to_status
 from credit_service.v1 import credit_service_pb2 as pb
@@ -80,9 +80,9 @@ def _answer(
 ) -> None:
     """Fill an empty result with the answer to an ask."""
     try:
-        customer_id, ask, charges = credit.read_check_eligibility(request)
+        customer_id, ask, charges = decisions.read_check_eligibility(request)
         decision = snapshots.decide(customer_id, ask)
-        credit.fill_eligibility(result.eligibility, customer_id, ask, charges, decision, moment)
+        decisions.fill_eligibility(result.eligibility, customer_id, ask, charges, decision, moment)
     except Exception as error:  # noqa: BLE001 - a defect is logged, as if the ask were a call
         result.error.CopyFrom(to_status(error, call.call_id, call.method))
 

@@ -24,11 +24,7 @@ from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsEr
 from credit_service.observability import metrics
 from credit_service.queries import as_of
 from credit_service.queries.credit import CreditQueries
-from credit_service.queries.customers import (
-    get_customer,
-    list_customer_changes,
-    list_customers,
-)
+from credit_service.queries.customers import get_customer, list_customer_changes, list_customers
 from credit_service.queries.decisions import get_decision, list_decisions
 from credit_service.queries.delinquency import (
     delinquency_as_of,
@@ -42,15 +38,18 @@ from credit_service.queries.payments import foreclosure_quote, list_payments
 from credit_service.rpc import batch
 from credit_service.rpc.calls.call import current_call
 from credit_service.rpc.convert import (
-    credit,
+    customers,
+    decisions,
     delinquency,
     fields,
     key_facts,
+    loans,
     offers,
     pages,
     payments,
     referrals,
     reviews,
+    scores,
 )
 from credit_service.rpc.convert import events as convert_events
 from credit_service.rpc.convert.as_of import fill_as_of, read_as_of, write_customer_as_of
@@ -107,10 +106,10 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.RegisterCustomerRequest, context: grpc.ServicerContext
     ) -> pb.RegisterCustomerResponse:
         """Register a customer."""
-        command = credit.read_register_customer(request)
+        command = customers.read_register_customer(request)
         moment = self._clock.moment()
         view = register_customer(self._database, command, moment, current_call().principal)
-        return pb.RegisterCustomerResponse(customer=credit.write_customer(view, moment.today))
+        return pb.RegisterCustomerResponse(customer=customers.write_customer(view, moment.today))
 
     def GetCustomer(
         self, request: pb.GetCustomerRequest, context: grpc.ServicerContext
@@ -139,20 +138,20 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             if phone
             else get_customer(database, customer_id=customer_id, day=today)
         )
-        return pb.GetCustomerResponse(customer=credit.write_customer(view, today))
+        return pb.GetCustomerResponse(customer=customers.write_customer(view, today))
 
     def UpdateCustomer(
         self, request: pb.UpdateCustomerRequest, context: grpc.ServicerContext
     ) -> pb.UpdateCustomerResponse:
         """Change facts of a customer."""
-        command = credit.read_update_customer(request)
+        command = customers.read_update_customer(request)
         moment = self._clock.moment()
         view = update_customer(
             self._database, command, moment, current_call().principal, cache=self._cache
         )
         # A repeat, on whatever day, gets the first response: likewise below.
         day = view.position.as_of
-        return pb.UpdateCustomerResponse(customer=credit.write_customer(view, day))
+        return pb.UpdateCustomerResponse(customer=customers.write_customer(view, day))
 
     def ListCustomerChanges(
         self, request: pb.ListCustomerChangesRequest, context: grpc.ServicerContext
@@ -186,7 +185,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         page = list_customers(self._database, query, start, size, today)
         response = pb.ListCustomersResponse()
         for view in page.customers:
-            credit.fill_customer(response.customers.add(), view, today)
+            customers.fill_customer(response.customers.add(), view, today)
         if page.following is not None:
             response.next_page_token = _write_customers_token(page.following, query)
         return response
@@ -205,18 +204,18 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         else:
             score, found = as_of.score_of(self._database, customer_id, day, moment)
             fill_as_of(response.credit_score.as_of, found)
-        credit.fill_score(response.credit_score, score, moment.now)
+        scores.fill_score(response.credit_score, score, moment.now)
         return response
 
     def CheckEligibility(
         self, request: pb.CheckEligibilityRequest, context: grpc.ServicerContext
     ) -> pb.CheckEligibilityResponse:
         """Decide as CreateLoan would now, without storing anything."""
-        customer_id, ask, charges = credit.read_check_eligibility(request)
+        customer_id, ask, charges = decisions.read_check_eligibility(request)
         moment = self._clock.moment()
         found = self._reads.snapshot(customer_id, moment)
         _, decision = self._queries.decide(found, ask, moment)
-        return credit.write_eligibility(customer_id, ask, charges, decision, moment)
+        return decisions.write_eligibility(customer_id, ask, charges, decision, moment)
 
     def BatchCheckEligibility(
         self, request: pb.BatchCheckEligibilityRequest, context: grpc.ServicerContext
@@ -230,7 +229,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         self, request: pb.CreateLoanRequest, context: grpc.ServicerContext
     ) -> pb.CreateLoanResponse:
         """Decide on a loan and book it if approved."""
-        command = credit.read_create_loan(request)
+        command = decisions.read_create_loan(request)
         stored = create_loan(
             self._database,
             command,
@@ -240,7 +239,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
             referral_days=self._referral_days,
             groups=self._booking_groups,
         )
-        return credit.write_created_loan(stored, command.ask, command.charges)
+        return decisions.write_created_loan(stored, command.ask, command.charges)
 
     def CreateLoanOffer(
         self, request: pb.CreateLoanOfferRequest, context: grpc.ServicerContext
@@ -324,8 +323,8 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         today = moment.today
         loan, view = self._reads.loan(loan_id, customer_id, moment)
         response = pb.GetLoanResponse()
-        credit.fill_loan(response.loan, loan, today)
-        credit.fill_customer(response.customer, view, today)
+        loans.fill_loan(response.loan, loan, today)
+        customers.fill_customer(response.customer, view, today)
         return response
 
     def ListLoans(
@@ -334,14 +333,14 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """List a customer's loans in order of id."""
         violations = Violations()
         customer_id = fields.read_id(request.customer_id, "customer_id", violations)
-        state = credit.read_loan_state(request.state, "state", violations)
+        state = loans.read_loan_state(request.state, "state", violations)
         size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
         after = _id_of(_LOAN_PAGES.read(request.page_token, customer_id, state))
         found, more = _page(list_loans(self._database, customer_id, state, after, size + 1), size)
         response, today = pb.ListLoansResponse(), self._clock.moment().today
         for each in found:
-            credit.fill_loan(response.loans.add(), each, today)
+            loans.fill_loan(response.loans.add(), each, today)
         if more:
             key = found[-1].loan_id
             response.next_page_token = _LOAN_PAGES.write([key], customer_id, state)
@@ -396,7 +395,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         loan_id = fields.read_id(request.loan_id, "loan_id", violations)
         violations.raise_if_any()
         found = repayment_schedule(self._database, customer_id, loan_id, self._clock.moment())
-        return credit.write_schedule(found)
+        return loans.write_schedule(found)
 
     def RecordPayment(
         self, request: pb.RecordPaymentRequest, context: grpc.ServicerContext
@@ -469,7 +468,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         decision_id = fields.read_single_id(request.decision_id, "decision_id")
         stored = get_decision(self._database, decision_id)
         today = self._clock.moment().today
-        return pb.GetDecisionResponse(decision=credit.write_decision(stored, today))
+        return pb.GetDecisionResponse(decision=decisions.write_decision(stored, today))
 
     def ListDecisions(
         self, request: pb.ListDecisionsRequest, context: grpc.ServicerContext
@@ -477,7 +476,7 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         """List stored decisions, the latest first."""
         violations = Violations()
         customer_id = _optional_customer_id(request, violations)
-        outcome = credit.read_outcome(request.outcome, "outcome", violations)
+        outcome = decisions.read_outcome(request.outcome, "outcome", violations)
         state = referrals.read_referral_state(request.referral_state, "referral_state", violations)
         size = pages.read_page_size(request.page_size, violations)
         violations.raise_if_any()
@@ -485,14 +484,14 @@ class CreditServicer(credit_service_pb2_grpc.CreditServiceServicer):
         filters = (customer_id, *(str(each) for each in (outcome, state) if each is not None))
         before = _id_of(_DECISION_PAGES.read(request.page_token, *filters))
         today = self._clock.moment().today
-        decisions = list_decisions(
+        listed = list_decisions(
             self._database, customer_id, before, size + 1, outcome, state=state, day=today
         )
-        found, more = _page(decisions, size)
+        found, more = _page(listed, size)
         response = pb.ListDecisionsResponse()
         room_bytes = _MAX_PAGE_BYTES
         for stored in found:
-            message = credit.write_decision(stored, today)
+            message = decisions.write_decision(stored, today)
             room_bytes -= message.ByteSize()
             if room_bytes < 0:
                 more = True

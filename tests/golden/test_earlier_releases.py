@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from credit_service.commands.idempotency import fingerprint
 from credit_service.domain.decisions import decode_inputs, decode_outcome, replay
 from credit_service.domain.scorecard import parse_scorecard
-from credit_service.rpc.convert import credit
+from credit_service.rpc.convert import customers, decisions
 from credit_service.rpc.convert import events as convert_events
 from credit_service.rpc.convert import payments as convert_payments
 from credit_service.storage.event_stream import StoredEvent
@@ -27,8 +27,8 @@ RELEASES = sorted(
     path for path in Path(__file__).parent.iterdir() if (path / "events.json").exists()
 )
 READERS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
-    "RegisterCustomer": (pb.RegisterCustomerRequest, credit.read_register_customer),
-    "CreateLoan": (pb.CreateLoanRequest, credit.read_create_loan),
+    "RegisterCustomer": (pb.RegisterCustomerRequest, customers.read_register_customer),
+    "CreateLoan": (pb.CreateLoanRequest, decisions.read_create_loan),
     "RecordPayment": (pb.RecordPaymentRequest, convert_payments.read_record_payment),
 }
 

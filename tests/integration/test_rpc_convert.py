@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit_service.domain.errors import InvalidFieldsError
-from credit_service.rpc.convert import credit, fields, pages
+from credit_service.rpc.convert import decisions, fields, pages
 from credit_service.rpc.convert.events import MAX_EVENT_TYPES, read_event_kinds
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rpc.convert.ingestion import (
@@ -293,5 +293,5 @@ def test_an_unreadable_field_has_only_one_violation() -> None:
         tenure_months=0,
     )
     with pytest.raises(InvalidFieldsError) as caught:
-        credit.read_create_loan(request)
+        decisions.read_create_loan(request)
     assert [each.field for each in caught.value.violations] == ["loan_amount", "tenure_months"]

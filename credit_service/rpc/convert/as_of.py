@@ -5,7 +5,7 @@ from typing import Any
 
 from credit_service.domain.as_of import CreditAsOf, UnknownFact, require_past_or_today
 from credit_service.domain.delinquency import delinquency
-from credit_service.rpc.convert.credit import write_customer
+from credit_service.rpc.convert.customers import write_customer
 from credit_service.rpc.convert.fields import Violations, fill_date, read_date
 from credit_service.storage.customers import CustomerView
 from credit_service.v1 import as_of_pb2, customer_pb2

@@ -5,8 +5,9 @@ from datetime import date
 from credit_service.domain.delinquency import AssetClass
 from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.queries.delinquency import CustomerDelinquency, OverdueLoan, OverdueLoans
-from credit_service.rpc.convert.credit import ASSET_CLASSES, fill_arrears_known_from
+from credit_service.rpc.convert.customers import ASSET_CLASSES
 from credit_service.rpc.convert.fields import Violations, fill_date, fill_money
+from credit_service.rpc.convert.loans import fill_arrears_known_from
 from credit_service.rpc.convert.pages import PageTokens, key_id
 from credit_service.storage.overdue_loans import PageStart
 from credit_service.v1 import credit_service_pb2, decision_pb2, delinquency_pb2

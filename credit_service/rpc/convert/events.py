@@ -7,7 +7,16 @@ from typing import Any
 from credit_service.domain.decisions import score_from_document
 from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.money import format_hundredths
-from credit_service.rpc.convert import credit, fields, offers, payments, referrals
+from credit_service.rpc.convert import (
+    customers,
+    decisions,
+    fields,
+    loans,
+    offers,
+    payments,
+    referrals,
+    scores,
+)
 from credit_service.rpc.convert import scorecards as convert_scorecards
 from credit_service.rpc.convert.fields import Violations
 from credit_service.storage import loans as stored_loans
@@ -65,7 +74,7 @@ def _customer_registered(message: event_pb2.CreditEvent, event: StoredEvent) -> 
 def _loan_created(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     message.loan_created.decision_id = event.payload["decision_id"]
     loan = stored_loans.loan_of_event(event.payload["loan"])
-    message.loan_created.loan.CopyFrom(credit.write_loan(loan, loan.start_date))
+    message.loan_created.loan.CopyFrom(loans.write_loan(loan, loan.start_date))
     message.loan_created.offer_id = event.payload.get("offer_id") or 0
 
 
@@ -90,7 +99,7 @@ def _loan_declined(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     declined = message.loan_declined
     declined.decision_id = event.payload["decision_id"]
     _fill_ask(declined.ask, event.payload["ask"])
-    declined.reason_codes.extend(credit.reason_code(code) for code in event.payload["reasons"])
+    declined.reason_codes.extend(decisions.reason_code(code) for code in event.payload["reasons"])
 
 
 def _fill_ask(message: decision_pb2.LoanAsk, ask: dict[str, Any]) -> None:
@@ -145,7 +154,7 @@ def _loan_prepaid(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
 
 def _score_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     changed, payload = message.score_changed, event.payload
-    credit.fill_score(
+    scores.fill_score(
         changed.credit_score, score_from_document(payload["score"]), event.occurred_at
     )
     if payload["previous_score"] is not None:
@@ -240,8 +249,8 @@ def _decision_reviewed(message: event_pb2.CreditEvent, event: StoredEvent) -> No
 
 def _asset_class_changed(message: event_pb2.CreditEvent, event: StoredEvent) -> None:
     changed, payload = message.asset_class_changed, event.payload
-    changed.previous_class = credit.asset_class(payload["previous_class"])
-    changed.asset_class = credit.asset_class(payload["asset_class"])
+    changed.previous_class = customers.asset_class(payload["previous_class"])
+    changed.asset_class = customers.asset_class(payload["asset_class"])
     changed.since.CopyFrom(fields.write_date(date.fromisoformat(payload["since"])))
     changed.days_past_due = payload["days_past_due"]
 

@@ -10,7 +10,7 @@ from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.domain.installments import last_installment_paise
 from credit_service.domain.loans import Ask
 from credit_service.domain.offers import LoanOffer, OfferState
-from credit_service.rpc.convert import credit, fields
+from credit_service.rpc.convert import decisions, fields, loans
 from credit_service.rpc.convert.charges import (
     cost_message,
     read_amount,
@@ -38,7 +38,7 @@ def read_create_loan_offer(
     violations = Violations()
     request_id = fields.read_request_id(request, violations)
     customer_id = fields.read_id(request.customer_id, "customer_id", violations)
-    ask = credit.read_ask(request, violations)
+    ask = decisions.read_ask(request, violations)
     charges = read_charges(request.charges, ask.principal_paise, violations)
     last_day = fields.read_date(request, "valid_until", violations)
     violations.raise_if_any()
@@ -95,7 +95,7 @@ def write_created_offer(
     response = credit_service_pb2.CreateLoanOfferResponse(
         decision_id=stored.decision_id, approved=stored.approved
     )
-    credit.fill_outcome(response, stored, ask)
+    decisions.fill_outcome(response, stored, ask)
     if offer is not None:
         response.message += f" The offer is valid until {offer.last_day}."
         response.offer.CopyFrom(write_offer(offer, offer.created_on))
@@ -147,7 +147,7 @@ def write_accepted_offer(
 ) -> credit_service_pb2.AcceptLoanOfferResponse:
     """The response of AcceptLoanOffer: the loan as booked, without later payments."""
     return credit_service_pb2.AcceptLoanOfferResponse(
-        loan=credit.write_loan(offer.loan(), today), offer=write_offer(offer, today)
+        loan=loans.write_loan(offer.loan(), today), offer=write_offer(offer, today)
     )
 
 

@@ -16,7 +16,7 @@ from credit_service.domain.payments import (
     paid_in_full,
 )
 from credit_service.domain.schedules import schedule
-from credit_service.rpc.convert import credit, fields
+from credit_service.rpc.convert import fields, loans
 from credit_service.rpc.convert.fields import Violations
 from credit_service.rupees import format_inr
 from credit_service.storage.payments import StoredPayment
@@ -103,14 +103,14 @@ def write_recorded_payment(
     response = credit_service_pb2.RecordPaymentResponse(
         payment=write_payment(payment, recorded.prepaid_principal_paise)
     )
-    credit.fill_loan(response.loan, loan, today)
+    loans.fill_loan(response.loan, loan, today)
     settled = payment.settled_numbers
     if not settled and not recorded.has_schedule:
         return response
     lines = schedule(loan).installments if account is None else account.installments
     progress = {each.number: each for each in installment_states(loan, today)}
     response.installments.extend(
-        credit.write_installment(
+        loans.write_installment(
             line, progress.get(line.number) or paid_in_full(line), payment.paid_on
         )
         for line in lines
@@ -119,9 +119,9 @@ def write_recorded_payment(
     if recorded.has_schedule:
         left = [line for line in lines if line.number > loan.installments_settled]
         response.schedule.extend(
-            credit.write_installment(line, progress[line.number], None) for line in left
+            loans.write_installment(line, progress[line.number], None) for line in left
         )
-        credit.fill_totals(response.totals, left, 0, outstanding_paise(loan))
+        loans.fill_totals(response.totals, left, 0, outstanding_paise(loan))
     return response
 
 
@@ -193,7 +193,7 @@ def write_reversed_payment(
     """The response of ReversePayment."""
     return credit_service_pb2.ReversePaymentResponse(
         payment=write_payment(reversed_payment.payment, 0),
-        loan=credit.write_loan(reversed_payment.loan, today),
+        loan=loans.write_loan(reversed_payment.loan, today),
     )
 
 

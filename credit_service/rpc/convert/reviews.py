@@ -3,7 +3,7 @@
 from credit_service.commands.review_decision import Review, ReviewDecision
 from credit_service.domain.errors import OUT_OF_RANGE, REQUIRED, InvalidFieldsError
 from credit_service.domain.referrals import Verdict, validate_reason
-from credit_service.rpc.convert import credit, offers
+from credit_service.rpc.convert import decisions, loans, offers
 from credit_service.rpc.convert.fields import Violations, read_id, read_request_id
 from credit_service.rpc.convert.referrals import VERDICTS, write_new_referral, write_referral
 from credit_service.v1 import credit_service_pb2, referral_pb2
@@ -37,10 +37,10 @@ def write_review(review: Review) -> credit_service_pb2.ReviewDecisionResponse:
     # After a review the state of a referral is the same on every day.
     day = referral.last_day
     response = credit_service_pb2.ReviewDecisionResponse(
-        decision=credit.write_decision(decision, day), referral=write_referral(referral, day)
+        decision=decisions.write_decision(decision, day), referral=write_referral(referral, day)
     )
     if review.loan is not None:
-        credit.fill_loan(response.loan, review.loan, review.loan.start_date)
+        loans.fill_loan(response.loan, review.loan, review.loan.start_date)
     if review.offer is not None:
         response.offer.CopyFrom(offers.write_offer(review.offer, review.offer.created_on))
     if decision.decision_id != referral.decision_id and decision.referral is not None:

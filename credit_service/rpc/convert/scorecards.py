@@ -16,7 +16,7 @@ from credit_service.domain.outcome_comparison import Flip, OutcomeComparison, Re
 from credit_service.domain.scorecard import Scorecard, is_version
 from credit_service.domain.scorecard_json import Difference, read_scorecard, write_scorecard
 from credit_service.queries.backtest import Backtest, Progress
-from credit_service.rpc.convert import credit, fields
+from credit_service.rpc.convert import decisions, fields
 from credit_service.rpc.convert.fields import Violations, quoted
 from credit_service.storage.scorecards import ScorecardChange, StoredScorecard
 from credit_service.v1 import decision_pb2, scorecard_pb2
@@ -115,7 +115,7 @@ def read_backtest_scorecard(
     ask: Ask | None = None
     if request.HasField("portfolio_ask"):
         of_ask = Violations()
-        ask = credit.read_ask(request.portfolio_ask, of_ask)
+        ask = decisions.read_ask(request.portfolio_ask, of_ask)
         violations.found += [
             FieldViolation(f"{_ASK}.{each.field}", each.reason, f"{_ASK}.{each.message}")
             for each in of_ask.found
@@ -239,7 +239,7 @@ def _outcome_counts(counts: Counter[str]) -> scorecard_pb2.OutcomeCounts:
 
 def _reason_counts(found: OutcomeComparison, key: ReasonKey) -> scorecard_pb2.ReasonCounts:
     return scorecard_pb2.ReasonCounts(
-        code=credit.reason_code(key.code),
+        code=decisions.reason_code(key.code),
         rule_code=key.rule_code,
         before=found.reasons_before[key],
         after=found.reasons_after[key],
@@ -254,7 +254,7 @@ def _flip(flip: Flip) -> scorecard_pb2.OutcomeFlip:
         before=_outcome(flip.before.outcome),
         after=_outcome(flip.after.outcome),
         reason_codes=[
-            credit.reason_code(each.code) for each in flip.after.reasons or flip.before.reasons
+            decisions.reason_code(each.code) for each in flip.after.reasons or flip.before.reasons
         ],
     )
 
