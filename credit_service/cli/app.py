@@ -7,42 +7,87 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, Group
 
-from credit_service.cli.commands import (
-    any_method,
-    connecting,
-    customers,
-    events,
-    files,
-    loans,
-    operate,
-    policy,
-    samples,
-    serving,
-)
 from credit_service.cli.commands.root import app
 from credit_service.cli.common import ExitCode
 
-__all__ = ["GROUPS", "app", "main", "run"]
+__all__ = ["app", "main", "run"]
 
-GROUPS = (
-    serving,
-    connecting,
-    files,
-    any_method,
-    customers,
-    loans,
-    events,
-    policy,
-    operate,
-    samples,
-)
-"""The modules that declare the commands. Importing one adds its commands to `app`."""
+_COMMANDS = {
+    Group("Run the service", sort_key=0): (
+        "commands.serving:up",
+        "commands.serving:serve",
+        "commands.serving:worker",
+        "commands.serving:console",
+        "commands.serving:migrate",
+    ),
+    Group("Use a running service", sort_key=1): (
+        "commands.connecting:login",
+        "logins:profiles",
+        "commands.files:ingest",
+        "commands.files:template",
+        "commands.files:annotated",
+        "commands.files:ingestions",
+        "commands.files:ingestion",
+        "commands.files:row_errors",
+        "commands.files:cancel_ingestion",
+        "commands.files:revert_ingestion",
+        "commands.files:check_file",
+        "commands.any_method:call",
+        "commands.customers:customer",
+        "commands.customers:customers",
+        "commands.customers:update_customer",
+        "commands.customers:changes",
+        "commands.customers:score",
+        "commands.loans:check",
+        "commands.loans:loans",
+        "commands.loans:overdue",
+        "commands.loans:arrears",
+        "commands.loans:offers",
+        "commands.loans:loan",
+        "commands.loans:key_facts",
+        "commands.loans:schedule",
+        "commands.loans:pay",
+        "commands.loans:payments",
+        "commands.loans:reverse_payment",
+        "commands.loans:prepay",
+        "commands.loans:foreclosure",
+        "commands.loans:decisions",
+        "commands.loans:decision",
+        "commands.events:events",
+    ),
+    Group("Try it out", sort_key=2): (
+        "commands.samples:sample_data",
+        "commands.samples:demo",
+    ),
+    Group("Operate the service", sort_key=3): (
+        "commands.policy:scorecard",
+        "commands.policy:backtest",
+        "commands.operate:replay",
+        "commands.operate:doctor",
+        "commands.operate:backup",
+        "commands.operate:restore",
+        "parked:parked",
+        "personal_data:personal_data",
+        "tokens:token",
+        "commands.operate:probe",
+        "commands.operate:certificates",
+        "commands.operate:completion",
+    ),
+}
+"""The commands by group, as module:function. cyclopts imports the module when the command runs."""
+
+for _group, _paths in _COMMANDS.items():
+    for _path in _paths:
+        app.command(f"credit_service.cli.{_path}", group=_group)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Print each expected failure as one line."""
+    if not arguments or arguments[0].startswith("-"):
+        # The help of the program shows the first sentence of every command.
+        app.resolved_commands()
     try:
         result = app(
             list(arguments), result_action="return_value", exit_on_error=False, print_error=True

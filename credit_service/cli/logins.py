@@ -8,11 +8,10 @@ from typing import Annotated, Any
 import grpc
 from cyclopts import App, Parameter
 
-from credit_service.cli import profiles
 from credit_service.cli.common import Endpoint, ExitCode, Format, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, bearer_token, connected
 from credit_service.cli.output import Listing, note, out, print_json
-from credit_service.cli.profiles import Profile
+from credit_service.cli.profiles import Profile, check_name, load, save
 from credit_service.client.token_claims import claim, claims
 from credit_service.v1.scorecard_service_pb2 import ListScorecardsRequest
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
@@ -21,7 +20,7 @@ from credit_service_client.errors import ServiceError, decoded_errors
 
 _TEXT = Format()
 
-app = App(name="profiles", help="List, choose and remove the profiles that `login` saved.")
+profiles = App(name="profiles", help="List, choose and remove the profiles that `login` saved.")
 
 ProfileName = Annotated[str, Parameter(help="Name of a saved profile.")]
 
@@ -32,7 +31,7 @@ def login(name: str, endpoint: Endpoint, *, as_json: bool) -> int:
     Raises UsageError, TlsFileError, and ServiceError if the service does not respond or rejects the
     credentials; then nothing is saved.
     """
-    profiles.check_name(name)
+    check_name(name)
     if endpoint.token:
         raise UsageError(
             "a profile names the file of a token and contains no token: save the token to a file, "
@@ -43,11 +42,11 @@ def login(name: str, endpoint: Endpoint, *, as_json: bool) -> int:
         raise UsageError(
             f"a token needs TLS (--ca): anyone between here and {endpoint.address} could read it"
         )
-    saved = profiles.load()
+    saved = load()
     _check(endpoint)
     saved.profiles[name] = _profile(endpoint)
     saved.default = name
-    profiles.save(saved)
+    save(saved)
     facts = _facts(name, endpoint, token or "")
     if as_json:
         print_json(facts)
@@ -110,10 +109,10 @@ def _print(facts: dict[str, Any]) -> None:
         out.print(f"  expires  {facts['expires']}", markup=False, soft_wrap=True)
 
 
-@app.default
+@profiles.default
 def listing(*, form: Format = _TEXT) -> int:
     """List the saved profiles."""
-    saved = profiles.load()
+    saved = load()
     found = sorted(saved.profiles.items())
     table = Listing(
         "default", "profile", "address", "CA", "certificate", "private key", "token file"
@@ -146,26 +145,26 @@ def listing(*, form: Format = _TEXT) -> int:
     return ExitCode.GOOD
 
 
-@app.command
+@profiles.command
 def use(name: ProfileName, /) -> int:
     """Make a saved profile the default."""
-    saved = profiles.load()
+    saved = load()
     chosen = saved.get(name)
     saved.default = name
-    profiles.save(saved)
+    save(saved)
     out.print(f"The default profile is {name}: {chosen.address}", markup=False, soft_wrap=True)
     return ExitCode.GOOD
 
 
-@app.command
+@profiles.command
 def remove(name: ProfileName, /) -> int:
     """Remove a saved profile. The files that it names stay."""
-    saved = profiles.load()
+    saved = load()
     saved.get(name)
     del saved.profiles[name]
     if saved.default == name:
         saved.default = ""
         note("There is no default profile now; choose one with `credit-service profiles use`.")
-    profiles.save(saved)
+    save(saved)
     out.print(f"Profile {name} is removed.", markup=False, soft_wrap=True)
     return ExitCode.GOOD

@@ -24,10 +24,10 @@ _ALL = "all"
 
 TaskIds = Annotated[tuple[str, ...], Parameter(help="Ids of parked tasks, or `all`.", negative="")]
 
-app = App(name="parked", help="List, retry and discard tasks whose attempts all failed.")
+parked = App(name="parked", help="List, retry and discard tasks whose attempts all failed.")
 
 
-@app.command(name="list")
+@parked.command(name="list")
 def listing(*, data_dir: DataDir = None, form: Format = _TEXT) -> int:
     """List the parked tasks with their last errors."""
     from credit_service.queries.parked_tasks import parked_tasks
@@ -53,7 +53,7 @@ def listing(*, data_dir: DataDir = None, form: Format = _TEXT) -> int:
     return ExitCode.GOOD
 
 
-@app.command
+@parked.command
 def retry(task_ids: TaskIds, /, *, data_dir: DataDir = None) -> int:
     """Retry parked tasks, with new attempts. Exits with 1 if one is not parked."""
     from credit_service.storage import tasks
@@ -62,7 +62,7 @@ def retry(task_ids: TaskIds, /, *, data_dir: DataDir = None) -> int:
         return _each(database, task_ids, tasks.unpark, "will be retried")
 
 
-@app.command
+@parked.command
 def discard(task_ids: TaskIds, /, *, data_dir: DataDir = None) -> int:
     """Delete parked tasks: their work is not done. Exits with 1 if one is not parked."""
     from credit_service.storage import tasks

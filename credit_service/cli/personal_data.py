@@ -19,10 +19,10 @@ from credit_service.cli.output import note, out, print_failure, print_json
 if TYPE_CHECKING:
     from credit_service.commands.erase_customer import Erasure
 
-app = App(name="personal-data", help="Export and erase the personal data of a customer.")
+personal_data = App(name="personal-data", help="Export and erase the personal data of a customer.")
 
 
-@app.command
+@personal_data.command
 def export(
     customer_id: CustomerId,
     /,
@@ -59,7 +59,7 @@ def _write(file: TextIO, first: str, parts: Iterable[str]) -> None:
         file.write(part)
 
 
-@app.command
+@personal_data.command
 def erase(
     customer_id: CustomerId,
     /,

@@ -45,10 +45,10 @@ _KEY_TYPES: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {
     "OKP": OKPKey,
 }
 
-app = App(name="token", help="Create tokens and signing keys for development.")
+token = App(name="token", help="Create tokens and signing keys for development.")
 
 
-@app.default
+@token.default
 def mint(
     *,
     key: Annotated[
@@ -91,7 +91,7 @@ def mint(
     return ExitCode.GOOD
 
 
-@app.command(name="key")
+@token.command(name="key")
 def make_key(
     directory: Annotated[Path, Parameter(help="Folder to write to.")] = DEFAULT_FOLDER,
     /,

@@ -1,5 +1,6 @@
 """The commands as they are declared: a module for each group of them.
 
-A command imports the module that implements it when it runs, so that `--help` does not wait for
+`credit_service.cli.app` lists them. cyclopts imports the module of a command when it runs the
+command, and a command imports the module that implements it, so that `--help` does not wait for
 grpc, pandas and SQLAlchemy.
 """

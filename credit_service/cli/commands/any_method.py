@@ -6,11 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, USE, app
+from credit_service.cli.commands.root import HERE
 from credit_service.cli.common import Json, Target
 
 
-@app.command(group=USE)
 def call(
     method: Annotated[
         str | None,

@@ -6,13 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import USE, app
 from credit_service.cli.common import Endpoint, Json
 
 _HERE = Endpoint()
 
 
-@app.command(group=USE)
 def login(
     name: Annotated[str, Parameter(help="Name of the profile.")] = "default",
     /,
@@ -30,11 +28,3 @@ def login(
     from credit_service.cli import logins
 
     return logins.login(name, endpoint, as_json=json)
-
-
-app.command(
-    "credit_service.cli.logins:app",
-    name="profiles",
-    group=USE,
-    help="List, choose and remove the profiles that `login` saved.",
-)

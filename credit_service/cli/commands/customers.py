@@ -6,11 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, TEXT, USE, app, bounded
+from credit_service.cli.commands.root import HERE, TEXT, bounded
 from credit_service.cli.common import AsOf, CustomerId, Format, Json, Limit, RequestId, Target
 
 
-@app.command(group=USE)
 def customer(
     customer_id: Annotated[int | None, Parameter(help="Id of the customer.")] = None,
     /,
@@ -28,7 +27,6 @@ def customer(
     return customers.customer(target, customer_id, phone, as_of, as_json=json)
 
 
-@app.command(group=USE)
 def customers(
     query: Annotated[
         str, Parameter(help="Start of a name or of a phone number. Default: all customers.")
@@ -45,7 +43,6 @@ def customers(
     return customers.customers(target, query, bounded(limit), form)
 
 
-@app.command(group=USE)
 def update_customer(
     customer_id: CustomerId,
     /,
@@ -75,7 +72,6 @@ def update_customer(
     return customers.update_customer(target, change, as_json=json)
 
 
-@app.command(group=USE)
 def changes(
     customer_id: CustomerId, /, *, limit: Limit = 50, target: Target = HERE, form: Format = TEXT
 ) -> int:
@@ -85,7 +81,6 @@ def changes(
     return customers.customer_changes(target, customer_id, bounded(limit), form)
 
 
-@app.command(group=USE)
 def score(
     customer_id: CustomerId,
     /,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, USE, app
+from credit_service.cli.commands.root import HERE
 from credit_service.cli.common import Json, Target
 
 EventType = Literal[
@@ -22,7 +22,6 @@ EventType = Literal[
 ]
 
 
-@app.command(group=USE)
 def events(
     *,
     after: Annotated[

@@ -8,11 +8,10 @@ from uuid import UUID
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, REQUEST_ID_HELP, TEXT, USE, app, bounded
+from credit_service.cli.commands.root import HERE, REQUEST_ID_HELP, TEXT, bounded
 from credit_service.cli.common import DEFAULT_ERRORS_SHOWN, Format, Json, Limit, Target, flag
 
 
-@app.command(group=USE)
 def ingest(
     file: Annotated[Path, Parameter(help="An .xlsx workbook or a .csv file.")],
     /,
@@ -66,7 +65,6 @@ def ingest(
     return ingest.ingest(options, target, as_json=json)
 
 
-@app.command(group=USE)
 def template(
     kind: Annotated[Literal["customers", "loans", "asks"], Parameter(help="Kind of rows.")],
     /,
@@ -90,7 +88,6 @@ def template(
     return ingest.save_template(kind, output, as_csv=csv, as_json=json)
 
 
-@app.command(group=USE)
 def annotated(
     ingestion_id: Annotated[UUID, Parameter(help="Ingestion id of an uploaded file.")],
     /,
@@ -117,7 +114,6 @@ def annotated(
     return ingest.annotated(ingestion_id, output, target, rejected_only=rejected_only, as_json=json)
 
 
-@app.command(group=USE)
 def ingestions(*, limit: Limit = 20, target: Target = HERE, form: Format = TEXT) -> int:
     """List ingestions, latest first."""
     from credit_service.cli import ingestions
@@ -125,7 +121,6 @@ def ingestions(*, limit: Limit = 20, target: Target = HERE, form: Format = TEXT)
     return ingestions.ingestions(target, bounded(limit), form)
 
 
-@app.command(group=USE)
 def ingestion(
     ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion.")],
     /,
@@ -139,7 +134,6 @@ def ingestion(
     return ingestions.ingestion(target, ingestion_id, as_json=json)
 
 
-@app.command(group=USE)
 def row_errors(
     ingestion_id: Annotated[UUID, Parameter(help="Id of the ingestion.")],
     /,
@@ -161,7 +155,6 @@ def row_errors(
     return ingestions.row_errors(target, ingestion_id, outcome, bounded(limit), form)
 
 
-@app.command(group=USE)
 def cancel_ingestion(
     ingestion_id: Annotated[UUID, Parameter(help="Id of a queued or running ingestion.")],
     /,
@@ -176,7 +169,6 @@ def cancel_ingestion(
     return undo.cancel(ingestion_id, request_id, target, as_json=json)
 
 
-@app.command(group=USE)
 def revert_ingestion(
     ingestion_id: Annotated[UUID, Parameter(help="Id of an ended ingestion.")],
     /,
@@ -198,7 +190,6 @@ def revert_ingestion(
     return undo.revert(ingestion_id, request_id, shown, target, as_json=json)
 
 
-@app.command(group=USE)
 def check_file(
     file: Annotated[
         Path,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, TEXT, USE, app, bounded
+from credit_service.cli.commands.root import HERE, TEXT, bounded
 from credit_service.cli.common import (
     CustomerId,
     Format,
@@ -20,8 +20,7 @@ from credit_service.cli.common import (
 )
 
 
-@app.command(group=USE, name="check")
-def check_eligibility(
+def check(
     customer_id: CustomerId,
     amount: Annotated[str, Parameter(help="Amount in rupees, such as 100000 or 1,00,000.50.")],
     rate: Annotated[str, Parameter(help="Interest rate in percent a year, such as 10.5.")],
@@ -47,7 +46,6 @@ def check_eligibility(
     return eligibility.check(target, ask, as_json=json)
 
 
-@app.command(group=USE)
 def loans(
     customer_id: CustomerId,
     /,
@@ -62,7 +60,6 @@ def loans(
     return loans.loans(target, customer_id, bounded(limit), form)
 
 
-@app.command(group=USE)
 def overdue(
     *,
     asset_class: Annotated[
@@ -80,7 +77,6 @@ def overdue(
     return loans.overdue(target, asset_class, days, bounded(limit), form)
 
 
-@app.command(group=USE)
 def arrears(
     customer_id: CustomerId,
     /,
@@ -94,7 +90,6 @@ def arrears(
     return loans.arrears(target, customer_id, as_json=json)
 
 
-@app.command(group=USE)
 def offers(
     customer_id: CustomerId,
     /,
@@ -109,7 +104,6 @@ def offers(
     return loans.offers(target, customer_id, bounded(limit), form)
 
 
-@app.command(group=USE)
 def loan(
     loan_id: LoanId,
     /,
@@ -127,7 +121,6 @@ def loan(
     return loans.loan(target, loan_id, customer, as_json=json)
 
 
-@app.command(group=USE)
 def key_facts(
     offer_id: Annotated[int | None, Parameter(help="Id of an offer.")] = None,
     /,
@@ -143,7 +136,6 @@ def key_facts(
     return loans.key_facts(target, offer_id, customer, loan, as_json=json)
 
 
-@app.command(group=USE)
 def schedule(
     customer_id: CustomerId,
     loan_id: LoanId,
@@ -158,7 +150,6 @@ def schedule(
     return loans.schedule(target, customer_id, loan_id, form)
 
 
-@app.command(group=USE)
 def pay(
     customer_id: CustomerId,
     loan_id: LoanId,
@@ -177,7 +168,6 @@ def pay(
     return pay.pay(target, payment, as_json=json)
 
 
-@app.command(group=USE)
 def payments(
     customer_id: CustomerId,
     loan_id: LoanId,
@@ -193,7 +183,6 @@ def payments(
     return payments.payments(target, customer_id, loan_id, bounded(limit), form)
 
 
-@app.command(group=USE)
 def reverse_payment(
     payment_id: Annotated[int, Parameter(help="Id of the payment.")],
     /,
@@ -212,7 +201,6 @@ def reverse_payment(
     return payments.reverse(target, payment_id, reason, request_id, as_json=json)
 
 
-@app.command(group=USE)
 def prepay(
     customer_id: CustomerId,
     loan_id: LoanId,
@@ -236,7 +224,6 @@ def prepay(
     return payments.prepay(target, prepayment, as_json=json)
 
 
-@app.command(group=USE)
 def foreclosure(
     customer_id: CustomerId,
     loan_id: LoanId,
@@ -255,7 +242,6 @@ def foreclosure(
     )
 
 
-@app.command(group=USE)
 def decisions(
     *,
     customer: Annotated[
@@ -271,7 +257,6 @@ def decisions(
     return decisions.decisions(target, customer, bounded(limit), form)
 
 
-@app.command(group=USE)
 def decision(
     decision_id: Annotated[int, Parameter(help="Id of a stored decision.")],
     /,

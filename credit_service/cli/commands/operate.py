@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, OPERATE, app
+from credit_service.cli.commands.root import HERE, app
 from credit_service.cli.common import DataDir, ExitCode, Json, Target, flag
 
 
-@app.command(group=OPERATE)
 def replay(
     decision_id: Annotated[int, Parameter(help="Id of a stored decision.")],
     /,
@@ -26,8 +25,7 @@ def replay(
     return replay.replay(running.operator_settings(data_dir), decision_id, as_json=json)
 
 
-@app.command(group=OPERATE, name="doctor")
-def examine(*, data_dir: DataDir = None, target: Target = HERE, json: Json = False) -> int:
+def doctor(*, data_dir: DataDir = None, target: Target = HERE, json: Json = False) -> int:
     """Check the machine, the service and its dependencies, and show how to fix each failure.
 
     Exits with 1 if a check fails.
@@ -37,7 +35,6 @@ def examine(*, data_dir: DataDir = None, target: Target = HERE, json: Json = Fal
     return doctor.run(target, data_dir, as_json=json)
 
 
-@app.command(group=OPERATE)
 def backup(
     folder: Annotated[Path, Parameter(help="New folder for the backup.")],
     /,
@@ -56,7 +53,6 @@ def backup(
     return backups.backup(settings, folder)
 
 
-@app.command(group=OPERATE)
 def restore(
     folder: Annotated[Path, Parameter(help="Folder of the backup.")],
     /,
@@ -84,27 +80,6 @@ def restore(
     return backups.restore(settings, folder, replace=replace, flush_redis=flush_redis, jobs=jobs)
 
 
-app.command(
-    "credit_service.cli.parked:app",
-    name="parked",
-    group=OPERATE,
-    help="List, retry and discard tasks whose attempts all failed.",
-)
-app.command(
-    "credit_service.cli.personal_data:app",
-    name="personal-data",
-    group=OPERATE,
-    help="Export and erase the personal data of a customer.",
-)
-app.command(
-    "credit_service.cli.tokens:app",
-    name="token",
-    group=OPERATE,
-    help="Create tokens and signing keys for development.",
-)
-
-
-@app.command(group=OPERATE)
 def probe(
     service: Annotated[
         str,
@@ -132,7 +107,6 @@ def probe(
     return probe.probe(target, service, timeout_seconds, live=live)
 
 
-@app.command(group=OPERATE)
 def certificates(
     folder: Annotated[Path, Parameter(help="Folder to write to.")] = Path("dev-certificates"),
     /,
@@ -152,7 +126,6 @@ def certificates(
     return certificates.create(folder, host, days)
 
 
-@app.command(group=OPERATE)
 def completion(
     shell: Annotated[
         Literal["bash", "zsh", "fish", "powershell"],

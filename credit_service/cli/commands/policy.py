@@ -8,16 +8,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from credit_service.cli.commands.root import HERE, OPERATE, TEXT, app
+from credit_service.cli.commands.root import HERE, TEXT
 from credit_service.cli.common import Format, Json, Target
 
 scorecard = App(
     name="scorecard",
-    group=OPERATE,
     help="Check, compare, activate, shadow, retire and list scorecards.",
 )
-
-app.command(scorecard)
 
 ScorecardFile = Annotated[Path, Parameter(help="Scorecard as a JSON file.")]
 
@@ -153,7 +150,6 @@ def trial(
     return backtests.trial(target, version, as_json=json)
 
 
-@app.command(group=OPERATE)
 def backtest(
     file: OptionalScorecardFile = None,
     /,

@@ -1,6 +1,6 @@
-"""The program `credit-service` and the groups of its commands in the help."""
+"""The program `credit-service`, and defaults of its commands."""
 
-from cyclopts import App, Group
+from cyclopts import App
 
 from credit_service.cli.common import Format, Target
 from credit_service.cli.profiles import fill_in
@@ -33,14 +33,6 @@ app = App(
     version=_version,
     config=fill_in,
 )
-
-RUN = Group("Run the service", sort_key=0)
-
-USE = Group("Use a running service", sort_key=1)
-
-TRY = Group("Try it out", sort_key=2)
-
-OPERATE = Group("Operate the service", sort_key=3)
 
 HERE = Target()
 TEXT = Format()

@@ -7,11 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import TRY, app
 from credit_service.cli.common import Json, flag
 
 
-@app.command(group=TRY)
 def sample_data(
     directory: Annotated[Path, Parameter(help="Folder for the two workbooks.")],
     /,
@@ -31,7 +29,6 @@ def sample_data(
     return sample_data.write(directory, customers, loans, seed, as_json=json)
 
 
-@app.command(group=TRY)
 def demo(
     *,
     keep: Annotated[

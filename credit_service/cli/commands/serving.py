@@ -7,11 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import RUN, app
 from credit_service.cli.common import DataDir, Json, flag
 
 
-@app.command(group=RUN)
 def up(
     *,
     listen: Annotated[
@@ -55,7 +53,6 @@ def up(
     return running.up(made.settings, ready_file=ready_file, console=console, on_ready=made.fill)
 
 
-@app.command(group=RUN)
 def serve(
     *,
     listen: Annotated[
@@ -75,7 +72,6 @@ def serve(
     )
 
 
-@app.command(group=RUN)
 def worker(*, data_dir: DataDir = None) -> int:
     """Run a worker: it ingests uploaded files and does all background work."""
     from credit_service.cli import running
@@ -83,7 +79,6 @@ def worker(*, data_dir: DataDir = None) -> int:
     return running.worker(running.settings_with(data_dir=data_dir))
 
 
-@app.command(group=RUN)
 def console(
     *,
     listen: Annotated[
@@ -101,7 +96,6 @@ def console(
     return running.console(running.settings_with(console_listen=listen, server_address=address))
 
 
-@app.command(group=RUN)
 def migrate(
     *,
     distributed: Annotated[

@@ -18,7 +18,7 @@ from credit_service.v1.credit_service_pb2_grpc import add_CreditServiceServicer_
 from credit_service.v1.event_pb2 import CreditEvent
 from credit_service.v1.ingestion_service_pb2_grpc import add_IngestionServiceServicer_to_server
 from credit_service_client import ClientTls, CreditClient, Patience, ServiceError, TokenFile
-from credit_service_client.channel import TokenSource
+from credit_service_client.channel import TokenSource, open_channel, require_ready
 from credit_service_client.retrying import with_request_id
 
 PATIENCE = Patience(
@@ -283,3 +283,29 @@ def test_without_a_service_the_error_says_so(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(ValueError, match="not a PEM file"):
         CreditClient("127.0.0.1:1", tls=ClientTls(tmp_path / "ca.pem"))
+
+
+def test_a_channel_that_is_ready_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's watch of a connection delays the close by up to 0.2 s, which every command waits."""
+    with serving() as address, open_channel(address) as channel:
+        watches: list[Any] = []
+        monkeypatch.setattr(channel, "subscribe", lambda *given, **_options: watches.append(given))
+        require_ready(channel, address, 5.0)
+        assert not watches
+
+
+def test_a_server_that_answers_with_an_error_is_there() -> None:
+    """The call that follows reports what is wrong, with the details of the server."""
+
+    class Rejecting(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # no types at run time
+        def service(self, _details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(
+                lambda _request, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+            )
+
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Rejecting()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with open_channel(f"127.0.0.1:{port}") as channel:
+        require_ready(channel, f"127.0.0.1:{port}", 5.0)
+    server.stop(None).wait()

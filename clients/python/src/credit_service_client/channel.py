@@ -41,6 +41,8 @@ SERVICE_CONFIG: Mapping[str, Any] = {
 }
 """The retry policy that clients of the service use, as a gRPC service config."""
 
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+
 TokenSource = str | Callable[[], str]
 """A bearer token, or a function that returns the one to use now."""
 
@@ -155,9 +157,14 @@ def require_ready(
 
     The error says whether TLS is the reason: TLS on one side only, or a rejected certificate.
     """
+    # A call, because gRPC's watch of the connection delays the close of the channel by 0.2 s.
+    check = channel.unary_unary(_HEALTH_CHECK, None, None)
     try:
-        grpc.channel_ready_future(channel).result(timeout=timeout_seconds)
-    except grpc.FutureTimeoutError as error:
+        check(b"", timeout=timeout_seconds, wait_for_ready=True)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            # Any other answer, of a server without this method too, comes from a server.
+            return
         message = connection_problem(address, tls) or (
             f"No credit service answers at {address} (waited {timeout_seconds:g} s). "
             "Start one with `credit-service up`, or choose another with --address."
