@@ -7,9 +7,9 @@ import grpc
 from rich.text import Text
 
 from credit_service.cli.amounts import read_money, read_rate
-from credit_service.cli.common import ExitCode, Target, UsageError
+from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
-from credit_service.cli.output import Listing, as_dict, err, note, out, print_json
+from credit_service.cli.output import Listing, as_dict, err, note, out, print_data, print_json
 from credit_service.cli.scorecards import read_document, rejected, service
 from credit_service.client.display import enum_name
 from credit_service.domain.errors import CreditError
@@ -27,8 +27,7 @@ def run_backtest(
     path: Path | None,
     version: str | None,
     ask: tuple[str | None, str | None, int | None],
-    *,
-    as_json: bool,
+    form: Format,
 ) -> int:
     """Print what the scorecard of a file, or a stored one, decides on the stored decisions and,
     with an ask (amount, rate, tenure), on a loan to every customer."""
@@ -50,8 +49,10 @@ def run_backtest(
     except CreditError as error:
         return rejected(error)
     result = _run(target, request)
-    if as_json:
+    if form.json:
         print_json(_as_document(result))
+    elif form.csv:
+        _counts(result).print_csv()
     else:
         _print_result(result)
     return ExitCode.GOOD
@@ -74,16 +75,17 @@ def _run(target: Target, request: pb.BacktestScorecardRequest) -> scorecard_pb2.
     )
 
 
-def trial(target: Target, version: str, *, as_json: bool) -> int:
+def trial(target: Target, version: str, form: Format) -> int:
     """Print what a trial decided beside the real decisions; the current one without a version."""
     with service(target) as calls:
         response = calls.GetTrialResults(
             pb.GetTrialResultsRequest(version=version), timeout=CALL_TIMEOUT_SECONDS
         )
-    if as_json:
-        print_json(as_dict(response))
-        return ExitCode.GOOD
     results = response.results
+    counts = Listing("comparison", "figure", "before", "after", "of")
+    _add_counts(counts, "decisions", results)
+    if print_data(form, response, counts):
+        return ExitCode.GOOD
     out.print(Text(f"The latest {results.compared} decisions, and the trial {response.version}"))
     _print_comparison(results, "real", response.version)
     return ExitCode.GOOD
@@ -199,6 +201,31 @@ def _print_comparison(
     flips.print()
     if found.flips > _FLIPS_SHOWN:
         note(f"Showing the first {_FLIPS_SHOWN}; --json shows up to {len(found.flip_examples)}.")
+
+
+def _counts(result: scorecard_pb2.BacktestResult) -> Listing:
+    """Return the counts of a backtest before and after, each of how many."""
+    table = Listing("comparison", "figure", "before", "after", "of")
+    for low, high in _BANDS:
+        within = [each for each in result.scores if low <= each.score <= high]
+        before, after = sum(each.before for each in within), sum(each.after for each in within)
+        table.add("scores", f"{low} to {high}", str(before), str(after), str(result.customers))
+    table.add("scores", "changed", "", str(result.scores_changed), str(result.customers))
+    _add_counts(table, "decisions", result.decisions)
+    if result.HasField("portfolio"):
+        _add_counts(table, "portfolio", result.portfolio)
+    return table
+
+
+def _add_counts(table: Listing, name: str, found: scorecard_pb2.OutcomeComparison) -> None:
+    of = str(found.compared)
+    for outcome in ("approved", "declined", "referred"):
+        before, after = getattr(found.before, outcome), getattr(found.after, outcome)
+        table.add(name, outcome, str(before), str(after), of)
+    for each in found.reasons:
+        table.add(name, _reason(each), str(each.before), str(each.after), of)
+    table.add(name, "outcome changed", "", str(found.flips), of)
+    table.add(name, "approved at another rate", "", str(found.rates_changed), of)
 
 
 def _reason(counts: scorecard_pb2.ReasonCounts) -> str:

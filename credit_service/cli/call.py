@@ -13,11 +13,10 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
-from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target, UsageError
+from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
-from credit_service.cli.output import Listing, as_dict, note, out, print_json
+from credit_service.cli.output import Listing, as_dict, note, print_json, print_json_line, records
 from credit_service.client.methods import responses
 from credit_service.v1 import (
     credit_service_pb2,
@@ -47,9 +46,9 @@ _MAX_PROBLEMS = 10
 _MAX_INPUT_CHARACTERS = 256 * 1024 * 1024
 
 
-def list_methods(*, as_json: bool) -> int:
+def list_methods(form: Format) -> int:
     """Print every method with its request fields."""
-    if as_json:
+    if form.json:
         print_json(
             {
                 "methods": [
@@ -69,7 +68,10 @@ def list_methods(*, as_json: bool) -> int:
     for method in METHODS:
         streams = " (client stream)" if method.client_streaming else ""
         table.add(method.name, _field_names(method.input_type) + streams)
-    table.print()
+    if form.csv:
+        table.print_csv()
+    else:
+        table.print()
     return ExitCode.GOOD
 
 
@@ -77,10 +79,10 @@ def call(
     name: str,
     request: str,
     target: Target,
+    form: Format,
     *,
     first: int | None,
     timeout_seconds: float | None,
-    as_json: bool,
 ) -> int:
     """Call a method, print each response message, and return the exit code.
 
@@ -97,8 +99,8 @@ def call(
         timeout_seconds = CALL_TIMEOUT_SECONDS
     with connected(target) as channel, decoded_errors():
         answers = responses(channel, method, requests, timeout_seconds=timeout_seconds)
-        for response in islice(answers, first):
-            _show(response, as_json=as_json)
+        for number, response in enumerate(islice(answers, first)):
+            _show(response, form, is_first=number == 0)
     return ExitCode.GOOD
 
 
@@ -120,13 +122,15 @@ def _fill_in_request_id(requests: Sequence[Message]) -> None:
             )
 
 
-def _show(response: Message, *, as_json: bool) -> None:
-    document = as_dict(response)
-    if as_json:
-        # One message per line, so that a program can read the stream.
-        out.print(Text(json.dumps(document, ensure_ascii=False)), soft_wrap=True)
+def _show(response: Message, form: Format, *, is_first: bool) -> None:
+    if form.csv:
+        records(response).print_csv(names=is_first)
+        if token := getattr(response, "next_page_token", ""):
+            note(f'There are more. Add to the request: "page_token": "{token}"')
+    elif form.json:
+        print_json_line(as_dict(response))
     else:
-        print_json(document)
+        print_json(as_dict(response))
 
 
 # Methods.

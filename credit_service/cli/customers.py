@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 from credit_service.cli.amounts import read_money
 from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
-from credit_service.cli.output import Listing, as_dict, instant, money, note, print_json
+from credit_service.cli.output import Listing, instant, money, note, print_data
 from credit_service.cli.scores import show_as_of
 from credit_service.cli.service import (
     date_of,
@@ -29,8 +29,7 @@ def customer(
     customer_id: int | None,
     phone: str | None,
     as_of: date | None,
-    *,
-    as_json: bool,
+    form: Format,
 ) -> int:
     """Show a customer by id or by phone number, today or as of an earlier day. Raises UsageError,
     ServiceError."""
@@ -45,9 +44,7 @@ def customer(
         request.as_of.CopyFrom(date_of(as_of))
     with service_at(target) as service:
         response = service.GetCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
-    else:
+    if not print_data(form, response):
         show_customer(response.customer)
     return ExitCode.GOOD
 
@@ -96,7 +93,7 @@ class CustomerChange:
     request_id: UUID | None
 
 
-def update_customer(target: Target, change: CustomerChange, *, as_json: bool) -> int:
+def update_customer(target: Target, change: CustomerChange, form: Format) -> int:
     """Change facts of a customer, with a new request id unless one is given. Raises UsageError,
     ServiceError."""
     request_id = change.request_id or uuid4()
@@ -111,9 +108,7 @@ def update_customer(target: Target, change: CustomerChange, *, as_json: bool) ->
                 f"command with --request-id {request_id}: the change is made only once."
             )
         raise
-    if as_json:
-        print_json(as_dict(response))
-    else:
+    if not print_data(form, response):
         show_customer(response.customer)
     return ExitCode.GOOD
 

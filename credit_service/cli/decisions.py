@@ -12,12 +12,11 @@ from credit_service.cli.outcomes import (
 )
 from credit_service.cli.output import (
     Listing,
-    as_dict,
     decline_codes,
     instant,
     money,
     percent,
-    print_json,
+    print_data,
 )
 from credit_service.cli.scores import show_score
 from credit_service.cli.service import by, day_text, list_pages, print_facts, print_list, service_at
@@ -78,13 +77,12 @@ def decisions(target: Target, customer_id: int | None, limit: int, form: Format)
     return print_list(table, "decisions", found, form, more=more)
 
 
-def decision(target: Target, decision_id: int, *, as_json: bool) -> int:
+def decision(target: Target, decision_id: int, form: Format) -> int:
     """Show a stored decision with its inputs."""
     request = pb.GetDecisionRequest(decision_id=decision_id)
     with service_at(target) as service:
         response = service.GetDecision(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     found = response.decision
     what = f", {made(found)}" if found.approved else ""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 
 if TYPE_CHECKING:
     from credit_service.redis_url import RedisUrl
@@ -65,7 +65,7 @@ def _failed(name: str, found: str, fix: str) -> Finding:
     return Finding(name, ok=False, found=found, fix=fix)
 
 
-def run(target: Target, data_dir: Path | None, *, as_json: bool) -> int:
+def run(target: Target, data_dir: Path | None, form: Format) -> int:
     """Run all checks, print them, and return the exit code: 1 if a check fails.
 
     Raises pydantic's ValidationError for invalid settings, UsageError for an invalid token.
@@ -74,12 +74,19 @@ def run(target: Target, data_dir: Path | None, *, as_json: bool) -> int:
     findings = []
     for finding in examine(target, data_dir):
         findings.append(finding)
-        if not as_json:
+        if not (form.json or form.csv):
             _print(console, finding)
     failures = sum(not finding.ok for finding in findings)
-    if as_json:
+    if form.json:
         document = {"ok": not failures, "checks": [asdict(finding) for finding in findings]}
         console.print(Text(json.dumps(document, ensure_ascii=False, indent=2)), soft_wrap=True)
+    elif form.csv:
+        from credit_service.cli.output import Listing
+
+        table = Listing("check", "ok", "found", "fix")
+        for each in findings:
+            table.add(each.name, "true" if each.ok else "false", each.found, each.fix)
+        table.print_csv()
     else:
         console.print(
             Text(

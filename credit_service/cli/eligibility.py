@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from credit_service.cli.amounts import read_money, read_rate
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.outcomes import (
     a_month,
@@ -16,7 +16,7 @@ from credit_service.cli.outcomes import (
     show_reasons,
     show_rules,
 )
-from credit_service.cli.output import as_dict, out, print_json
+from credit_service.cli.output import out, print_data
 from credit_service.cli.scores import show_score
 from credit_service.cli.service import service_at
 from credit_service.client.display import inr
@@ -36,7 +36,7 @@ class Ask:
     third_party_charges: str | None = None
 
 
-def check(target: Target, ask: Ask, *, as_json: bool) -> int:
+def check(target: Target, ask: Ask, form: Format) -> int:
     """Show whether a loan would be approved. A decline also exits with GOOD."""
     tenure = ask.tenure_months
     request = pb.CheckEligibilityRequest(
@@ -48,8 +48,7 @@ def check(target: Target, ask: Ask, *, as_json: bool) -> int:
     )
     with service_at(target) as service:
         response = service.CheckEligibility(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     requested, corrected = response.interest_rate.value, response.corrected_interest_rate.value
     changed = "" if requested == corrected else f" (requested: {requested} %)"

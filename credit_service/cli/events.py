@@ -1,18 +1,17 @@
 """`events` prints events as they happen, and resumes after a lost connection or expired token."""
 
-import json
 from dataclasses import dataclass
 
 from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import (
     CONNECT_TIMEOUT_SECONDS,
     await_ready,
     opened,
     reads_token_file,
 )
-from credit_service.cli.output import as_dict, instant, note, out
+from credit_service.cli.output import Listing, as_dict, instant, note, out, print_json_line
 from credit_service.client.event_text import describe
 from credit_service.v1 import event_pb2
 from credit_service.v1.credit_service_pb2 import WatchCreditEventsRequest
@@ -33,7 +32,7 @@ class EventOptions:
 
 
 def follow(
-    target: Target, options: EventOptions, *, as_json: bool, patience: Patience | None = None
+    target: Target, options: EventOptions, form: Format, *, patience: Patience | None = None
 ) -> int:
     """Print events as they happen. Resume after the last printed event if the connection is lost,
     or if the token expires and the token file has a new one.
@@ -48,6 +47,8 @@ def follow(
         event_types=[values(f"CREDIT_EVENT_TYPE_{each}") for each in options.types],
     )
     reached = options.after_event_id
+    if form.csv:
+        _record().print_csv()
     with opened(target) as channel:
         await_ready(channel, target, CONNECT_TIMEOUT_SECONDS)
         responses = watch(
@@ -61,7 +62,7 @@ def follow(
             for response in responses:
                 if response.HasField("event"):
                     reached = response.event.event_id
-                    _show(response.event, as_json=as_json)
+                    _show(response.event, form)
                 elif options.follow:
                     reached = max(reached, response.heartbeat.last_event_id)
                 else:
@@ -86,13 +87,28 @@ def _resuming(error: ServiceError, event_id: int, pause_seconds: float) -> None:
     )
 
 
-def _show(event: event_pb2.CreditEvent, *, as_json: bool) -> None:
-    if as_json:
-        # One event per line, so that a program can read the stream.
-        out.print(Text(json.dumps(as_dict(event), ensure_ascii=False)), soft_wrap=True)
+def _record(*cells: str) -> Listing:
+    """Return an event as a record, or none without cells."""
+    table = Listing("event", "time", "type", "customer", "title", "detail", "origin")
+    if cells:
+        table.add(*cells)
+    return table
+
+
+def _show(event: event_pb2.CreditEvent, form: Format) -> None:
+    if form.json:
+        print_json_line(as_dict(event))
         return
     kind = event.WhichOneof("payload") or "unknown"
     text = describe(event)
+    if form.csv:
+        customer = str(event.customer_id or "")
+        record = _record(
+            str(event.event_id), event.time.ToJsonString(), kind, customer,
+            text.title, text.detail, text.origin,
+        )  # fmt: skip
+        record.print_csv(names=False)
+        return
     detail = f": {text.detail}" if text.detail else ""
     origin = f" ({text.origin})" if text.origin else ""
     out.print(

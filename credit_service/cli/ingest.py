@@ -25,6 +25,7 @@ from rich.text import Text
 
 from credit_service.cli.common import DEFAULT_ERRORS_SHOWN, ExitCode, Target
 from credit_service.cli.connection import connected
+from credit_service.cli.ingestions import row_errors_table
 from credit_service.cli.output import (
     Listing,
     as_dict,
@@ -383,13 +384,8 @@ def _not_read(ingestion: ingestion_pb2.Ingestion, *, also_sent: bool) -> Iterato
 
 
 def _show_row_errors(outcome: Outcome) -> None:
-    table = Listing("row", "column", "code", "found", "expected")
-    for each in outcome.row_errors:
-        code = enum_name(each.code, ingestion_pb2.RowErrorCode)
-        column = each.column_header or each.column
-        table.add(str(each.row_number), column, code, each.found, each.expected)
     out.print()
-    table.print()
+    row_errors_table(outcome.row_errors).print()
     rejected = outcome.ingestion.rejected
     rows_shown = len({each.row_number for each in outcome.row_errors})
     if rows_shown < rejected:

@@ -1,13 +1,14 @@
 """`ingestions`, `ingestion` and `row-errors` show what became of files and rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
 from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
-from credit_service.cli.output import Listing, as_dict, instant, note, print_json
+from credit_service.cli.output import Figure, Listing, instant, note, print_data
 from credit_service.cli.service import list_pages, print_facts, print_list
+from credit_service.client.csv_cells import neutralised
 from credit_service.client.display import enum_name, words
 from credit_service.rupees import group_digits
 from credit_service.v1 import ingestion_pb2
@@ -53,14 +54,12 @@ def ingestions(target: Target, limit: int, form: Format) -> int:
     return print_list(table, "ingestions", found, form, more=more)
 
 
-def ingestion(target: Target, ingestion_id: UUID, *, as_json: bool) -> int:
+def ingestion(target: Target, ingestion_id: UUID, form: Format) -> int:
     """Show one ingestion."""
     request = pb.GetIngestionRequest(ingestion_id=str(ingestion_id))
     with _service(target) as service:
         response = service.GetIngestion(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
-    else:
+    if not print_data(form, response):
         print_facts(*_facts(response.ingestion))
     return ExitCode.GOOD
 
@@ -101,14 +100,21 @@ def row_errors(target: Target, ingestion_id: UUID, outcome: str, limit: int, for
             response = service.GetIngestion(known, timeout=CALL_TIMEOUT_SECONDS)
             if response.ingestion.row_errors_expired:
                 note("The rows are no longer listed: the list has expired.")
+    return print_list(row_errors_table(found), "row_errors", found, form, more=more)
+
+
+def row_errors_table(errors: Iterable[ingestion_pb2.RowError]) -> Listing:
+    """Return row errors as a table. A person sees a message only if it does not repeat what is
+    expected; CSV has each."""
     table = Listing(("row", "right"), "column", "code", "found", "expected", "message")
-    for each in found:
+    for each in errors:
+        is_repeated = each.expected and each.expected in each.message
         table.add(
             str(each.row_number),
             each.column_header or each.column,
             enum_name(each.code, ingestion_pb2.RowErrorCode),
             each.found,
             each.expected,
-            each.message,
+            Figure("" if is_repeated else each.message, neutralised(each.message)),
         )
-    return print_list(table, "row_errors", found, form, more=more)
+    return table

@@ -8,7 +8,7 @@ from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.customers import show_customer
 from credit_service.cli.outcomes import a_month, cost
-from credit_service.cli.output import Listing, as_dict, money, out, percent, print_json
+from credit_service.cli.output import Listing, money, out, percent, print_data
 from credit_service.cli.service import day_text, list_pages, print_facts, print_list, service_at
 from credit_service.client.display import enum_name, inr, words
 from credit_service.v1 import credit_service_pb2 as pb
@@ -62,13 +62,12 @@ def overdue(target: Target, asset_class: str | None, days: int, limit: int, form
     return print_list(table, "loans", found, form, more=more)
 
 
-def arrears(target: Target, customer_id: int, *, as_json: bool) -> int:
+def arrears(target: Target, customer_id: int, form: Format) -> int:
     """Show a customer's days past due, asset class and overdue loans."""
     request = pb.GetDelinquencyRequest(customer_id=customer_id)
     with service_at(target) as service:
         response = service.GetDelinquency(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     found = response.delinquency
     print_facts(
@@ -116,13 +115,12 @@ def offers(target: Target, customer_id: int, limit: int, form: Format) -> int:
     return print_list(table, "offers", found, form, more=more)
 
 
-def loan(target: Target, loan_id: int, customer_id: int | None, *, as_json: bool) -> int:
+def loan(target: Target, loan_id: int, customer_id: int | None, form: Format) -> int:
     """Show one loan with its customer."""
     request = pb.GetLoanRequest(loan_id=loan_id, customer_id=customer_id)
     with service_at(target) as service:
         response = service.GetLoan(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     _show_loan(response.loan)
     out.print()
@@ -164,8 +162,7 @@ def key_facts(
     offer_id: int | None,
     customer_id: int | None,
     loan_id: int | None,
-    *,
-    as_json: bool,
+    form: Format,
 ) -> int:
     """Show the key facts of an offer, or of a loan. Raises UsageError, ServiceError."""
     given = [each is not None for each in (offer_id, customer_id, loan_id)]
@@ -176,8 +173,7 @@ def key_facts(
     )
     with service_at(target) as service:
         response = service.GetKeyFactsStatement(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     _show_key_facts(response.key_facts)
     return ExitCode.GOOD
@@ -208,13 +204,13 @@ def _show_key_facts(found: key_facts_pb2.KeyFacts) -> None:
         out.print(Text(f"  {each.type} ({payee}): {inr(each.amount)}, tax {inr(each.tax)}"))
     for charge in found.contingent_charges:
         out.print(Text(f"  {charge.type}: {charge.sentence}"), soft_wrap=True)
-    print_installments(found.installments)
+    installments_table(found.installments).print()
 
 
-def print_installments(
+def installments_table(
     installments: Iterable[loan_pb2.Installment | key_facts_pb2.KeyFactsInstallment],
-) -> None:
-    """Print a table of installments, without their states."""
+) -> Listing:
+    """Return a table of installments, without their states."""
     table = Listing(
         ("no.", "right"), "due", ("payment", "right"), ("principal", "right"),
         ("interest", "right"), ("balance", "right"),
@@ -228,7 +224,7 @@ def print_installments(
             money(line.interest),
             money(line.balance),
         )
-    table.print()
+    return table
 
 
 def schedule(target: Target, customer_id: int, loan_id: int, form: Format) -> int:
@@ -236,9 +232,6 @@ def schedule(target: Target, customer_id: int, loan_id: int, form: Format) -> in
     request = pb.GetRepaymentScheduleRequest(customer_id=customer_id, loan_id=loan_id)
     with service_at(target) as service:
         response = service.GetRepaymentSchedule(request, timeout=CALL_TIMEOUT_SECONDS)
-    if form.json:
-        print_json(as_dict(response))
-        return ExitCode.GOOD
     table = Listing(
         ("no.", "right"), "due", ("payment", "right"), ("principal", "right"),
         ("interest", "right"), ("balance", "right"), "state",
@@ -253,8 +246,7 @@ def schedule(target: Target, customer_id: int, loan_id: int, form: Format) -> in
             money(each.balance),
             _installment_state(each),
         )
-    if form.csv:
-        table.print_csv()
+    if print_data(form, response, table):
         return ExitCode.GOOD
     totals = response.totals
     table.add(

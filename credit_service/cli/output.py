@@ -2,18 +2,23 @@
 
 The program wraps no lines, so that printed commands can be pasted and a pipe gets one record per
 line. It respects NO_COLOR, and animates nothing unless the output is a terminal.
+
+`print_data` is the one place that prints messages for programs: as the JSON of the contract, or as
+CSV with a column for each of its fields.
 """
 
+import base64
 import csv
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any, Literal, NamedTuple
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,8 +26,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from credit_service.cli.common import Format
 from credit_service.client.csv_cells import neutralised
-from credit_service.client.display import enum_name, inr, paise
+from credit_service.client.display import enum_name, inr, number_name, paise
 from credit_service.rupees import RUPEE_PAISE
 from credit_service.v1 import decision_pb2
 
@@ -173,16 +179,18 @@ class Listing:
             [each.value if isinstance(each, Figure) else neutralised(each) for each in cells]
         )
 
-    def print_csv(self) -> None:
-        """Print all records as CSV on standard output, after a line of column names.
+    def print_csv(self, *, names: bool = True) -> None:
+        """Print all records as CSV on standard output, after a line of column names if `names`.
 
         A spreadsheet program treats no cell as a formula. A column without a name, which only
         decorates the table, is left out.
         """
         writer = csv.writer(out.file, lineterminator="\n")
-        writer.writerow(_CSV_NAMES.get(each) or _csv_name(each) for each in self._names if each)
+        if names:
+            writer.writerow(_CSV_NAMES.get(each) or _csv_name(each) for each in self._names if each)
         for row in self._values:
             writer.writerow(value for name, value in zip(self._names, row, strict=True) if name)
+        out.file.flush()
 
     def print(self) -> None:
         """Print all records on standard output."""
@@ -245,7 +253,7 @@ class Listing:
 
 
 def _csv_name(name: str) -> str:
-    return re.sub(r"\W+", "_", name.lower()).strip("_")
+    return re.sub(r"[^\w.]+", "_", name.lower()).strip("_")
 
 
 def _words_in(cell: str, width: int) -> Iterator[str]:
@@ -259,3 +267,113 @@ def _words_in(cell: str, width: int) -> Iterator[str]:
         else:
             line = longer
     yield line
+
+
+# Messages of the contract for programs.
+
+
+def print_data(form: Format, response: Message, table: Listing | None = None) -> bool:
+    """Print a response as JSON or CSV if `form` asks for it; return whether it does.
+
+    As CSV it is `table`, by default a record for each item of a list, and one record for any other
+    response. See `records`.
+    """
+    if form.json:
+        print_json(as_dict(response))
+    elif form.csv:
+        (table or records(response)).print_csv()
+    return form.json or form.csv
+
+
+def print_json_line(document: Mapping[str, Any]) -> None:
+    """Print a JSON document on one line, so that a program can read a stream of them."""
+    out.print(Text(json.dumps(document, ensure_ascii=False)), soft_wrap=True)
+
+
+def records(response: Message) -> Listing:
+    """Return a response as records with a column for each field of the contract.
+
+    A page of a list has a record for each item. A response that consists of one field is that
+    field. Fields of a message in a message are columns such as `credit_score.score`, repeated
+    messages are JSON in one cell, and unset fields are empty. Amounts and rates are decimal
+    numbers, days and instants are those of ISO 8601, and enum values have no prefix.
+    """
+    message: Any = response
+    fields: list[Any] = list(response.DESCRIPTOR.fields)
+    if "next_page_token" in response.DESCRIPTOR.fields_by_name:
+        fields = [each for each in fields if each.is_repeated]
+    while len(fields) == 1 and _is_message(fields[0]):
+        found = getattr(message, fields[0].name)
+        if fields[0].is_repeated:
+            return _listing(fields[0].message_type, found)
+        message, fields = found, list(found.DESCRIPTOR.fields)
+    return _listing(message.DESCRIPTOR, [message])
+
+
+def _listing(descriptor: Any, messages: Iterable[Message]) -> Listing:
+    table = Listing(*(name for name, _ in _cells(descriptor, None)))
+    for each in messages:
+        table.add(*(cell for _, cell in _cells(descriptor, each)))
+    return table
+
+
+def _cells(
+    descriptor: Any, message: Message | None, path: str = ""
+) -> Iterator[tuple[str, str | Figure]]:
+    """Yield the columns of a message, each with its name; empty ones for None."""
+    for field in descriptor.fields:
+        name = f"{path}{field.name}"
+        is_set = message is not None and not (
+            field.has_presence and not message.HasField(field.name)
+        )
+        value = getattr(message, field.name) if is_set else None
+        if _is_message(field) and not field.is_repeated:
+            yield from _cells(field.message_type, value, f"{name}.")
+        elif message is None or value is None:
+            yield name, ""
+        elif field.is_repeated and field.message_type is not None:
+            items = as_dict(message).get(field.name)
+            yield name, json.dumps(items, ensure_ascii=False) if items else ""
+        elif field.is_repeated:
+            yield name, ", ".join(_text(field, each) for each in value)
+        else:
+            yield name, _cell(field, value)
+
+
+def _is_message(field: FieldDescriptor) -> bool:
+    """Whether the field is a message of several columns."""
+    return field.message_type is not None and field.message_type.full_name not in _VALUES
+
+
+def _instant_cell(moment: Any) -> str:
+    text: str = moment.ToJsonString()
+    return text
+
+
+def _day_cell(day: Any) -> str:
+    return f"{day.year:04}-{day.month:02}-{day.day:02}" if day.year else ""
+
+
+_VALUES: Mapping[str, Callable[[Any], str | Figure]] = {
+    "google.type.Money": money,
+    "google.type.Decimal": percent,
+    "google.type.Date": _day_cell,
+    "google.protobuf.Timestamp": _instant_cell,
+    "google.protobuf.Duration": _instant_cell,
+}
+"""The messages that are one value."""
+
+
+def _cell(field: FieldDescriptor, value: Any) -> str | Figure:
+    if field.message_type is not None:
+        return _VALUES[field.message_type.full_name](value)
+    text = _text(field, value)
+    return text if isinstance(value, str) else Figure(text, text)
+
+
+def _text(field: FieldDescriptor, value: Any) -> str:
+    if field.enum_type is not None:
+        return number_name(value, field.enum_type) if value else ""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value).lower() if isinstance(value, bool) else str(value)

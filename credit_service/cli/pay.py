@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 from rich.text import Text
 
 from credit_service.cli.amounts import read_money
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.loans import loan_state
-from credit_service.cli.output import as_dict, note, out, print_json
+from credit_service.cli.output import note, out, print_data
 from credit_service.cli.service import date_of, day_text, service_at
 from credit_service.client.display import inr
 from credit_service.v1 import credit_service_pb2 as pb
@@ -28,7 +28,7 @@ class Payment:
     request_id: UUID | None
 
 
-def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
+def pay(target: Target, payment: Payment, form: Format) -> int:
     """Record a payment, with a new request id unless one is given."""
     request_id = payment.request_id or uuid4()
     request = pb.RecordPaymentRequest(
@@ -49,8 +49,7 @@ def pay(target: Target, payment: Payment, *, as_json: bool) -> int:
                 f"command with --request-id {request_id}: the payment is recorded only once."
             )
         raise
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     stored = response.payment
     out.print(

@@ -12,8 +12,8 @@ from rich.text import Text
 from credit_service.cli.amounts import read_money
 from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
-from credit_service.cli.loans import loan_state, print_installments
-from credit_service.cli.output import Listing, as_dict, instant, money, note, out, print_json
+from credit_service.cli.loans import installments_table, loan_state
+from credit_service.cli.output import Listing, instant, money, note, out, print_data
 from credit_service.cli.service import (
     date_of,
     day_text,
@@ -82,7 +82,7 @@ def _repeatable(request_id: UUID, what: str) -> Iterator[None]:
 
 
 def reverse(
-    target: Target, payment_id: int, reason: str, request_id: UUID | None, *, as_json: bool
+    target: Target, payment_id: int, reason: str, request_id: UUID | None, form: Format
 ) -> int:
     """Reverse a payment for a reason such as 'bounced'; with a new request id unless one is
     given."""
@@ -95,8 +95,7 @@ def reverse(
     )
     with _repeatable(request_id, "reversed"), service_at(target) as service:
         response = service.ReversePayment(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     payment, loan = response.payment, response.loan
     out.print(
@@ -124,7 +123,7 @@ class Prepayment:
     request_id: UUID | None
 
 
-def prepay(target: Target, prepayment: Prepayment, *, as_json: bool) -> int:
+def prepay(target: Target, prepayment: Prepayment, form: Format) -> int:
     """Record a part prepayment, or with `dry_run` show its new schedule without recording it."""
     request_id = prepayment.request_id or uuid4()
     name = f"PREPAYMENT_EFFECT_REDUCE_{prepayment.effect.upper()}"
@@ -140,15 +139,15 @@ def prepay(target: Target, prepayment: Prepayment, *, as_json: bool) -> int:
     )
     with _repeatable(request_id, "recorded"), service_at(target) as service:
         response = service.RecordPayment(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    table = installments_table(response.schedule)
+    if print_data(form, response, table):
         return ExitCode.GOOD
     payment = response.payment
     done = "Would repay" if prepayment.dry_run else f"Payment {payment.payment_id}:"
     out.print(
         Text(f"{done} {inr(payment.prepaid_principal)} of principal on {day_text(payment.paid_on)}")
     )
-    print_installments(response.schedule)
+    table.print()
     out.print(
         Text(
             f"{len(response.schedule)} installments left, interest from there "
@@ -170,7 +169,7 @@ class Foreclosure:
     pay: bool
 
 
-def foreclosure(target: Target, foreclosure: Foreclosure, *, as_json: bool) -> int:
+def foreclosure(target: Target, foreclosure: Foreclosure, form: Format) -> int:
     """Show what closes a loan on a day; with `pay`, record the payment of that amount too."""
     request = pb.GetForeclosureQuoteRequest(
         customer_id=foreclosure.customer_id,
@@ -180,7 +179,7 @@ def foreclosure(target: Target, foreclosure: Foreclosure, *, as_json: bool) -> i
     with service_at(target) as service:
         quote = service.GetForeclosureQuote(request, timeout=CALL_TIMEOUT_SECONDS)
         if not foreclosure.pay:
-            return _show_quote(quote, as_json=as_json)
+            return _show_quote(quote, form)
         payment = pb.RecordPaymentRequest(
             request_id=str(uuid4()),
             customer_id=quote.customer_id,
@@ -198,8 +197,7 @@ def foreclosure(target: Target, foreclosure: Foreclosure, *, as_json: bool) -> i
                     "rejected with LOAN_CLOSED if it was."
                 )
             raise
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     stored = response.payment
     out.print(
@@ -211,9 +209,8 @@ def foreclosure(target: Target, foreclosure: Foreclosure, *, as_json: bool) -> i
     return ExitCode.GOOD
 
 
-def _show_quote(quote: pb.GetForeclosureQuoteResponse, *, as_json: bool) -> int:
-    if as_json:
-        print_json(as_dict(quote))
+def _show_quote(quote: pb.GetForeclosureQuoteResponse, form: Format) -> int:
+    if print_data(form, quote):
         return ExitCode.GOOD
     print_facts(
         ("loan", f"{quote.loan_id} of customer {quote.customer_id}"),

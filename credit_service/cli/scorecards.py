@@ -15,10 +15,10 @@ from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
 from credit_service.cli.output import (
     Listing,
-    as_dict,
     instant,
     note,
     out,
+    print_data,
     print_failure,
     print_json,
 )
@@ -105,7 +105,9 @@ def _stored(calls: ScorecardServiceStub, path: Path | None, version: str | None)
     return scorecard.version
 
 
-def activate(target: Target, path: Path | None, version: str | None, on: date | None) -> int:
+def activate(
+    target: Target, path: Path | None, version: str | None, on: date | None, form: Format
+) -> int:
     """Make the scorecard of a file, or a stored one, the active one, now or from a day on."""
     if (path is None) == (version is None):
         raise UsageError("give either a scorecard file or --stored")
@@ -118,9 +120,12 @@ def activate(target: Target, path: Path | None, version: str | None, on: date | 
             )
             if on is not None:
                 request.effective_on.CopyFrom(Date(year=on.year, month=on.month, day=on.day))
-            done = calls.ActivateScorecard(request, timeout=CALL_TIMEOUT_SECONDS).scorecard
+            response = calls.ActivateScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
     except CreditError as error:
         return rejected(error)
+    if print_data(form, response):
+        return ExitCode.GOOD
+    done = response.scorecard
     if done.state == scorecard_pb2.SCORECARD_STATE_ACTIVE:
         out.print(Text(f"Scorecard {done.version} is now active."))
         note("The workers are recomputing every score.")
@@ -129,7 +134,7 @@ def activate(target: Target, path: Path | None, version: str | None, on: date | 
     return ExitCode.GOOD
 
 
-def shadow(target: Target, path: Path | None, version: str | None) -> int:
+def shadow(target: Target, path: Path | None, version: str | None, form: Format) -> int:
     """Make the scorecard the trial, which decides beside the active one. None ends the trial."""
     if path is not None and version is not None:
         raise UsageError("give either a scorecard file or --stored")
@@ -145,6 +150,8 @@ def shadow(target: Target, path: Path | None, version: str | None) -> int:
             done = calls.SetTrialScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
     except CreditError as error:
         return rejected(error)
+    if print_data(form, done):
+        return ExitCode.GOOD
     if done.HasField("scorecard"):
         out.print(Text(f"Scorecard {done.scorecard.version} is now in shadow mode."))
     else:
@@ -152,22 +159,23 @@ def shadow(target: Target, path: Path | None, version: str | None) -> int:
     return ExitCode.GOOD
 
 
-def retire(target: Target, version: str) -> int:
+def retire(target: Target, version: str, form: Format) -> int:
     """Retire a stored scorecard."""
     request = pb.RetireScorecardRequest(request_id=str(uuid4()), version=version)
     with service(target) as calls:
-        calls.RetireScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
+        response = calls.RetireScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
+    if print_data(form, response):
+        return ExitCode.GOOD
     out.print(Text(f"Scorecard {version} is retired."))
     return ExitCode.GOOD
 
 
-def show(target: Target, version: str, *, as_json: bool) -> int:
+def show(target: Target, version: str, form: Format) -> int:
     """Print a scorecard's document and history; of the active one for an empty version."""
     request = pb.GetScorecardRequest(version=version)
     with service(target) as calls:
         response = calls.GetScorecard(request, timeout=CALL_TIMEOUT_SECONDS)
-    if as_json:
-        print_json(as_dict(response))
+    if print_data(form, response):
         return ExitCode.GOOD
     found = response.scorecard
     out.print(Text(f"Scorecard {found.version}: {_state(found)}", style="bold"))
@@ -199,14 +207,10 @@ def compare(
         return rejected(error)
     with service(target) as calls:
         response = calls.CompareScorecards(request, timeout=CALL_TIMEOUT_SECONDS)
-    if form.json:
-        print_json(as_dict(response))
-        return ExitCode.GOOD
     table = Listing("field", response.before_version, response.after_version)
     for each in response.differences:
         table.add(each.path, each.before, each.after)
-    if form.csv:
-        table.print_csv()
+    if print_data(form, response, table):
         return ExitCode.GOOD
     if not response.differences:
         out.print(Text(f"{response.after_version} equals {response.before_version}."))

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
-from credit_service.cli.output import Listing, as_dict, out, print_json
+from credit_service.cli.output import Listing, out, print_data
 from credit_service.cli.service import date_of, day_text, service_at
 from credit_service.client.display import enum_name, unknown_fact
 from credit_service.v1 import credit_service_pb2 as pb
@@ -33,11 +33,7 @@ def score(target: Target, customer_id: int, as_of: date | None, form: Format) ->
         request.as_of.CopyFrom(date_of(as_of))
     with service_at(target) as service:
         response = service.GetCreditScore(request, timeout=CALL_TIMEOUT_SECONDS)
-    if form.json:
-        print_json(as_dict(response))
-    elif form.csv:
-        _components(response.credit_score).print_csv()
-    else:
+    if not print_data(form, response, _components(response.credit_score)):
         out.print(Text(f"Customer {customer_id}"))
         show_score(response.credit_score)
     return ExitCode.GOOD

@@ -4,21 +4,21 @@ from uuid import UUID, uuid4
 
 from rich.text import Text
 
-from credit_service.cli.common import ExitCode, Target
+from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import connected
-from credit_service.cli.output import Listing, as_dict, out, print_json
+from credit_service.cli.output import Listing, out, print_data
 from credit_service.client.display import enum_name
 from credit_service.rupees import group_digits
 from credit_service.v1 import ingestion_pb2
+from credit_service.v1 import ingestion_service_pb2 as pb
 from credit_service_client.ingestion import IngestionClient
 
 
-def cancel(ingestion_id: UUID, request_id: UUID | None, target: Target, *, as_json: bool) -> int:
+def cancel(ingestion_id: UUID, request_id: UUID | None, target: Target, form: Format) -> int:
     """Cancel an ingestion, print it, and return the exit code. Raises ServiceError."""
     with connected(target) as channel:
         ingestion = IngestionClient(channel).cancel(ingestion_id, request_id or uuid4())
-    if as_json:
-        print_json({"ingestion": as_dict(ingestion)})
+    if print_data(form, pb.CancelIngestionResponse(ingestion=ingestion)):
         return ExitCode.GOOD
     rows = ingestion.inserted + ingestion.updated
     out.print(Text(f"{_state(ingestion)}  {group_digits(rows)} rows stay stored"), soft_wrap=True)
@@ -28,7 +28,7 @@ def cancel(ingestion_id: UUID, request_id: UUID | None, target: Target, *, as_js
 
 
 def revert(
-    ingestion_id: UUID, request_id: UUID | None, rows_shown: int, target: Target, *, as_json: bool
+    ingestion_id: UUID, request_id: UUID | None, rows_shown: int, target: Target, form: Format
 ) -> int:
     """Revert an ingestion, wait for the end, print the counts and the rows that stay, and return
     the exit code. Raises ServiceError."""
@@ -40,9 +40,8 @@ def revert(
         kept: list[ingestion_pb2.RowError] = []
         if ingestion.rows_kept and rows_shown:
             kept = client.row_errors(ingestion_id, rows_shown, ingestion_pb2.ROW_OUTCOME_KEPT)
-    if as_json:
-        print_json({"ingestion": as_dict(ingestion), "kept_rows": [as_dict(each) for each in kept]})
-    else:
+    response = pb.RevertIngestionResponse(ingestion=ingestion, kept_rows=kept)
+    if not print_data(form, response, _kept_rows(kept)):
         _show(ingestion, kept)
     return ExitCode.REFUSED if ingestion.rows_kept else ExitCode.GOOD
 
@@ -59,12 +58,8 @@ def _show(ingestion: ingestion_pb2.Ingestion, kept: list[ingestion_pb2.RowError]
         out.print("  The kept rows are not listed: the list has expired.", soft_wrap=True)
     if not kept:
         return
-    table = Listing("row", "kept", "code", "why")
-    for each in kept:
-        code = enum_name(each.code, ingestion_pb2.RowErrorCode)
-        table.add(str(each.row_number), each.found, code, each.message)
     out.print()
-    table.print()
+    _kept_rows(kept).print()
     more = ingestion.rows_kept - len(kept)
     if more > 0:
         out.print(
@@ -72,6 +67,14 @@ def _show(ingestion: ingestion_pb2.Ingestion, kept: list[ingestion_pb2.RowError]
             f"ListRowErrors shows all (ingestion {ingestion.ingestion_id}).",
             soft_wrap=True,
         )
+
+
+def _kept_rows(kept: list[ingestion_pb2.RowError]) -> Listing:
+    table = Listing("row", "kept", "code", "why")
+    for each in kept:
+        code = enum_name(each.code, ingestion_pb2.RowErrorCode)
+        table.add(str(each.row_number), each.found, code, each.message)
+    return table
 
 
 def _state(ingestion: ingestion_pb2.Ingestion) -> str:

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from google.protobuf.descriptor import EnumDescriptor
+
 from credit_service.rupees import RUPEE_PAISE, format_inr
 from credit_service.v1 import as_of_pb2
 
@@ -32,11 +34,16 @@ def enum_name(value: Any, enum: Any) -> str:
 
     For a value of a later release, which this program does not know: 'UNKNOWN_7'.
     """
-    if value not in enum.values():
+    return number_name(value, enum.DESCRIPTOR)
+
+
+def number_name(value: int, enum: EnumDescriptor) -> str:
+    """Return the name of a number of an enum like `enum_name`."""
+    found = enum.values_by_number.get(value)
+    if found is None:
         return f"UNKNOWN_{value}"
-    name: str = enum.Name(value)
-    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
-    return name.removeprefix(prefix)
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
+    return found.name.removeprefix(prefix)
 
 
 def words(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -15,9 +16,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from sqlalchemy import text
 
 from credit_service.cli import app
+from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.storage.database import Database
 from tests.integration.conftest import Edge
-from tests.integration.lending import register
+from tests.integration.lending import ask, import_loans, register
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -74,6 +76,55 @@ def test_lists_as_json_and_csv(
     found_cells = [each["found"] for each in records]
     assert not any(each.startswith("=") for each in found_cells)
     assert run("row-errors", ingestion_id, "--outcome", "kept")[2] == "There are no row errors."
+
+
+@pytest.mark.slow
+def test_answers_as_json_and_csv(
+    server: Edge, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every command that shows one object, as the contract's JSON and as records."""
+    monkeypatch.setenv("CREDIT_ADDRESS", server.target)
+    customer = register(server.credit, "9876500004")
+    imported = import_loans(server, customer, 4)
+    booked = server.credit.CreateLoan(ask(customer))
+    one, loan = str(customer), str(booked.loan.loan_id)
+    scorecard = tmp_path / "scorecard.json"
+    scorecard.write_text(json.dumps(STANDARD_DOCUMENT))
+
+    def answers(*command: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        code, document, errors = run(*command, "--json")
+        assert (code, errors) == (0, ""), command
+        code, records, errors = run(*command, "--csv")
+        assert (code, errors) == (0, ""), command
+        return json.loads(document), list(csv.DictReader(records.splitlines(keepends=True)))
+
+    found, (record,) = answers("check", one, "1000", "10", "12")
+    assert (found["outcome"], record["outcome"]) == ("DECISION_OUTCOME_APPROVED", "APPROVED")
+    found, (record,) = answers("customer", one)
+    assert found["customer"]["customer_id"] == record["customer_id"] == one
+    found, (record,) = answers("loan", loan)
+    assert found["loan"]["loan_id"] == record["loan.loan_id"] == loan
+    assert record["customer.customer_id"] == one
+    found, (record,) = answers("decision", str(booked.decision_id))
+    assert found["decision"]["loan_id"] == record["loan_id"] == loan
+    found, (record,) = answers("arrears", one)
+    assert found["delinquency"]["asset_class"] == "ASSET_CLASS_" + record["asset_class"]
+    found, (record,) = answers("key-facts", "--customer", one, "--loan", loan)
+    assert record["loan_amount"] == found["key_facts"]["loan_amount"]["units"] + ".00"
+    assert json.loads(record["installments"]) == found["key_facts"]["installments"]
+    found, records = answers("prepay", one, loan, "20000", "--dry-run")
+    assert [each["number"] for each in records] == [
+        str(each["number"]) for each in found["schedule"]
+    ]
+    found, (record,) = answers("foreclosure", one, loan)
+    assert (found["loan_id"], record["loan_id"], record["total"]) == (loan, loan, "100000.00")
+    found, records = answers("call", "ListLoans", json.dumps({"customer_id": customer}))
+    assert [each["loan_id"] for each in found["loans"]] == [each["loan_id"] for each in records]
+    found, (record,) = answers("ingestion", imported.ingestion_id)
+    assert found["ingestion"]["inserted"] == record["inserted"] == "4"
+    found, records = answers("backtest", str(scorecard))
+    approved = [each for each in records if each["figure"] == "approved"]
+    assert [int(each["after"]) for each in approved] == [found["after"]["approved"]]
 
 
 def test_a_server_is_probed(server: Edge, run: Run) -> None:

@@ -1,5 +1,6 @@
 """The commands that use a running service, and every recipe of docs/recipes.md."""
 
+import csv
 import io
 import json
 import os
@@ -427,6 +428,10 @@ def test_a_loan_is_checked_booked_and_paid(run: Run) -> None:
         printed = run("events", "--no-follow", "--customer=101", "--type=PAYMENT_RECORDED").output
         paid = [line for line in printed.splitlines() if f"loan {loan_id}" in line]
     assert len(paid) == 2
+    listed = run("events", "--no-follow", "--customer=101", "--type=PAYMENT_RECORDED", "--csv")
+    records = list(csv.DictReader(listed.output.splitlines()))
+    assert [each["type"] for each in records] == ["payment_recorded"] * len(records)
+    assert sum(f"oan {loan_id}" in f"{each['title']}{each['detail']}" for each in records) == 2
     assert "Traceback" not in run("decision", decision_id, "--json").errors
 
 

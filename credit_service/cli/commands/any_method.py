@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE
-from credit_service.cli.common import Json, Target
+from credit_service.cli.commands.root import HERE, TEXT
+from credit_service.cli.common import Format, Target
 
 
 def call(
@@ -35,18 +35,17 @@ def call(
         Parameter(name="--timeout", help="Timeout in seconds. Default: 15; none for streams."),
     ] = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Call any method of the service with JSON, and print each response as JSON.
 
     credit-service call GetCreditScore '{"customer_id": 101}'
 
-    With --json each response is one line.
+    With --json each response is one line. With --csv a response is a record, and a page of a list
+    is a record for each item.
     """
     from credit_service.cli import call
 
     if method is None:
-        return call.list_methods(as_json=json)
-    return call.call(
-        method, request, target, first=first, timeout_seconds=timeout_seconds, as_json=json
-    )
+        return call.list_methods(form)
+    return call.call(method, request, target, form, first=first, timeout_seconds=timeout_seconds)

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from credit_service.cli.commands.root import HERE, TEXT, bounded
-from credit_service.cli.common import AsOf, CustomerId, Format, Json, Limit, RequestId, Target
+from credit_service.cli.common import AsOf, CustomerId, Format, Limit, RequestId, Target
 
 
 def customer(
@@ -19,12 +19,12 @@ def customer(
     ] = None,
     as_of: AsOf = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show a customer with limit, debt and available credit."""
     from credit_service.cli import customers
 
-    return customers.customer(target, customer_id, phone, as_of, as_json=json)
+    return customers.customer(target, customer_id, phone, as_of, form)
 
 
 def customers(
@@ -61,7 +61,7 @@ def update_customer(
     ] = None,
     request_id: RequestId = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Change facts of a customer: those that are given."""
     from credit_service.cli import customers
@@ -69,7 +69,7 @@ def update_customer(
     change = customers.CustomerChange(
         customer_id, first_name, last_name, age, income, phone, limit, request_id
     )
-    return customers.update_customer(target, change, as_json=json)
+    return customers.update_customer(target, change, form)
 
 
 def changes(

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE
-from credit_service.cli.common import Json, Target
+from credit_service.cli.commands.root import HERE, TEXT
+from credit_service.cli.common import Format, Target
 
 EventType = Literal[
     "CUSTOMER_REGISTERED",
@@ -39,13 +39,13 @@ def events(
         Parameter(help="Wait for new events until Ctrl-C, or end after the last stored event."),
     ] = True,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Print events as they happen. Resumes after the last event if the connection is lost.
 
-    With --json each event is one line.
+    With --json each event is one line of JSON.
     """
     from credit_service.cli import events
 
     options = events.EventOptions(after, customer, type, follow)
-    return events.follow(target, options, as_json=json)
+    return events.follow(target, options, form)

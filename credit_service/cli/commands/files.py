@@ -126,12 +126,12 @@ def ingestion(
     /,
     *,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show an ingestion: its state, its counts and the parts of the file that were not read."""
     from credit_service.cli import ingestions
 
-    return ingestions.ingestion(target, ingestion_id, as_json=json)
+    return ingestions.ingestion(target, ingestion_id, form)
 
 
 def row_errors(
@@ -161,12 +161,12 @@ def cancel_ingestion(
     *,
     request_id: Annotated[UUID | None, Parameter(help=REQUEST_ID_HELP)] = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """End an ingestion before its last row. Its committed rows stay stored."""
     from credit_service.cli import undo
 
-    return undo.cancel(ingestion_id, request_id, target, as_json=json)
+    return undo.cancel(ingestion_id, request_id, target, form)
 
 
 def revert_ingestion(
@@ -178,7 +178,7 @@ def revert_ingestion(
     ] = DEFAULT_ERRORS_SHOWN,
     request_id: Annotated[UUID | None, Parameter(help=REQUEST_ID_HELP)] = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Take an ingestion's rows back: remove those it inserted, restore those it updated.
 
@@ -187,7 +187,7 @@ def revert_ingestion(
     from credit_service.cli import undo
 
     shown = min(max(rows, 0), 1000)
-    return undo.revert(ingestion_id, request_id, shown, target, as_json=json)
+    return undo.revert(ingestion_id, request_id, shown, target, form)
 
 
 def check_file(

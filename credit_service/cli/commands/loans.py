@@ -11,7 +11,6 @@ from credit_service.cli.commands.root import HERE, TEXT, bounded
 from credit_service.cli.common import (
     CustomerId,
     Format,
-    Json,
     Limit,
     LoanId,
     RequestId,
@@ -34,7 +33,7 @@ def check(
         str | None, Parameter(help="Charges of third parties in rupees, with tax. Default: none.")
     ] = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Check whether a loan would be approved, with reasons, a counter-offer, and its cost if there
     are charges. Stores nothing."""
@@ -43,7 +42,7 @@ def check(
     ask = eligibility.Ask(
         customer_id, amount, rate, tenure_months, lender_charges, third_party_charges
     )
-    return eligibility.check(target, ask, as_json=json)
+    return eligibility.check(target, ask, form)
 
 
 def loans(
@@ -82,12 +81,12 @@ def arrears(
     /,
     *,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show a customer's days past due, asset class and overdue loans."""
     from credit_service.cli import loans
 
-    return loans.arrears(target, customer_id, as_json=json)
+    return loans.arrears(target, customer_id, form)
 
 
 def offers(
@@ -113,12 +112,12 @@ def loan(
         Parameter(help="Customer of the loan, if several customers have a loan with this id."),
     ] = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show a loan and its customer."""
     from credit_service.cli import loans
 
-    return loans.loan(target, loan_id, customer, as_json=json)
+    return loans.loan(target, loan_id, customer, form)
 
 
 def key_facts(
@@ -128,12 +127,12 @@ def key_facts(
     customer: Annotated[int | None, Parameter(help="Customer of a loan, with --loan.")] = None,
     loan: Annotated[int | None, Parameter(help="Id of the loan, with --customer.")] = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show the key facts statement of an offer or of a booked loan."""
     from credit_service.cli import loans
 
-    return loans.key_facts(target, offer_id, customer, loan, as_json=json)
+    return loans.key_facts(target, offer_id, customer, loan, form)
 
 
 def schedule(
@@ -159,13 +158,13 @@ def pay(
     on: Annotated[date | None, Parameter(help="Date of the payment. Default: today.")] = None,
     request_id: RequestId = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Record a payment on a loan."""
     from credit_service.cli import pay
 
     payment = pay.Payment(customer_id, loan_id, amount, on, request_id)
-    return pay.pay(target, payment, as_json=json)
+    return pay.pay(target, payment, form)
 
 
 def payments(
@@ -193,12 +192,12 @@ def reverse_payment(
     ],
     request_id: RequestId = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Reverse a payment: the loan becomes what it would be without it."""
     from credit_service.cli import payments
 
-    return payments.reverse(target, payment_id, reason, request_id, as_json=json)
+    return payments.reverse(target, payment_id, reason, request_id, form)
 
 
 def prepay(
@@ -215,13 +214,13 @@ def prepay(
     dry_run: Annotated[bool, flag("Only show the new schedule; record nothing.")] = False,
     request_id: RequestId = None,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Repay a part of the principal ahead of the schedule."""
     from credit_service.cli import payments
 
     prepayment = payments.Prepayment(customer_id, loan_id, amount, effect, on, dry_run, request_id)
-    return payments.prepay(target, prepayment, as_json=json)
+    return payments.prepay(target, prepayment, form)
 
 
 def foreclosure(
@@ -232,14 +231,12 @@ def foreclosure(
     on: Annotated[date | None, Parameter(help="Day of the payment. Default: today.")] = None,
     pay: Annotated[bool, flag("Also record the payment, which closes the loan.")] = False,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show what closes a loan on a day; with --pay, also pay it."""
     from credit_service.cli import payments
 
-    return payments.foreclosure(
-        target, payments.Foreclosure(customer_id, loan_id, on, pay), as_json=json
-    )
+    return payments.foreclosure(target, payments.Foreclosure(customer_id, loan_id, on, pay), form)
 
 
 def decisions(
@@ -262,9 +259,9 @@ def decision(
     /,
     *,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show a stored decision with all its inputs."""
     from credit_service.cli import decisions
 
-    return decisions.decision(target, decision_id, as_json=json)
+    return decisions.decision(target, decision_id, form)

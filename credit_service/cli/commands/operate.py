@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from credit_service.cli.commands.root import HERE, app
-from credit_service.cli.common import DataDir, ExitCode, Json, Target, flag
+from credit_service.cli.commands.root import HERE, TEXT, app
+from credit_service.cli.common import DataDir, ExitCode, Format, Json, Target, flag
 
 
 def replay(
@@ -25,14 +25,14 @@ def replay(
     return replay.replay(running.operator_settings(data_dir), decision_id, as_json=json)
 
 
-def doctor(*, data_dir: DataDir = None, target: Target = HERE, json: Json = False) -> int:
+def doctor(*, data_dir: DataDir = None, target: Target = HERE, form: Format = TEXT) -> int:
     """Check the machine, the service and its dependencies, and show how to fix each failure.
 
     Exits with 1 if a check fails.
     """
     from credit_service.cli import doctor
 
-    return doctor.run(target, data_dir, as_json=json)
+    return doctor.run(target, data_dir, form)
 
 
 def backup(

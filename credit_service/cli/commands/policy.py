@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from credit_service.cli.commands.root import HERE, TEXT
-from credit_service.cli.common import Format, Json, Target
+from credit_service.cli.common import Format, Target
 
 scorecard = App(
     name="scorecard",
@@ -48,6 +48,7 @@ def activate(
     ] = None,
     data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
     target: Target = HERE,
+    form: Format = TEXT,
 ) -> int:
     """Store this scorecard and use it for all decisions from now on, or from a coming day on.
 
@@ -55,7 +56,7 @@ def activate(
     """
     from credit_service.cli import scorecards
 
-    return scorecards.activate(target, file, stored, on)
+    return scorecards.activate(target, file, stored, on, form)
 
 
 @scorecard.command
@@ -66,6 +67,7 @@ def shadow(
     stored: StoredVersion = None,
     data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
     target: Target = HERE,
+    form: Format = TEXT,
 ) -> int:
     """Also evaluate this scorecard for every decision, without effect on the result.
 
@@ -73,7 +75,7 @@ def shadow(
     """
     from credit_service.cli import scorecards
 
-    return scorecards.shadow(target, file, stored)
+    return scorecards.shadow(target, file, stored, form)
 
 
 @scorecard.command(name="list")
@@ -97,12 +99,12 @@ def show(
     /,
     *,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show a stored scorecard with its history: who changed its state, and when."""
     from credit_service.cli import scorecards
 
-    return scorecards.show(target, version, as_json=json)
+    return scorecards.show(target, version, form)
 
 
 @scorecard.command
@@ -127,11 +129,12 @@ def retire(
     /,
     *,
     target: Target = HERE,
+    form: Format = TEXT,
 ) -> int:
     """Retire a scorecard that is not in use: it cannot be used again."""
     from credit_service.cli import scorecards
 
-    return scorecards.retire(target, version)
+    return scorecards.retire(target, version, form)
 
 
 @scorecard.command
@@ -142,12 +145,12 @@ def trial(
     /,
     *,
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Show what a scorecard in shadow mode decided beside the real decisions."""
     from credit_service.cli import backtests
 
-    return backtests.trial(target, version, as_json=json)
+    return backtests.trial(target, version, form)
 
 
 def backtest(
@@ -163,9 +166,9 @@ def backtest(
     tenure: Annotated[int | None, Parameter(help="Monthly installments of that loan.")] = None,
     data_dir: UnusedDataDir = None,  # noqa: ARG001 - accepted as by earlier releases
     target: Target = HERE,
-    json: Json = False,
+    form: Format = TEXT,
 ) -> int:
     """Recompute the stored decisions and all scores with another scorecard. Changes nothing."""
     from credit_service.cli import backtests
 
-    return backtests.run_backtest(target, file, stored, (amount, rate, tenure), as_json=json)
+    return backtests.run_backtest(target, file, stored, (amount, rate, tenure), form)
