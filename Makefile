@@ -166,11 +166,11 @@ properties: $(VENV)/installed-dev ## run the property tests with random examples
 
 .PHONY: retention
 retention: $(VENV)/installed-dev ## delete most of 1,00,000 events while they are written and watched
-	RETENTION_EVENTS=100000 $(RUN) -m pytest tests/integration/test_retention_campaign.py -s -p no:xdist
+	RETENTION_EVENTS=100000 $(RUN) -m pytest tests/integration/database/test_retention_campaign.py -s -p no:xdist
 
 .PHONY: batch
 batch: $(VENV)/installed-dev ## compare 10,000 answers of batches with those of single calls, about 1 minute
-	BATCH_ASKS=10000 $(RUN) -m pytest tests/integration/test_batch.py -p no:xdist
+	BATCH_ASKS=10000 $(RUN) -m pytest tests/integration/credit/test_batch.py -p no:xdist
 
 .PHONY: chaos-controls
 chaos-controls: $(VENV)/installed-dev ## remove each guard in turn; the fault campaign must fail

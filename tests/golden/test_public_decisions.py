@@ -15,7 +15,7 @@ from credit_service.domain.scorecard import STANDARD, prudent
 from credit_service.queries.credit import CreditQueries
 from credit_service.storage import policy_facts
 from credit_service.storage.database import Database
-from tests.integration import test_ingestion_uploads as uploads
+from tests.integration.ingestion import test_ingestion_uploads as uploads
 
 CUSTOMERS = range(1, 301)
 ASKS = [

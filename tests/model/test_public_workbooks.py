@@ -13,7 +13,7 @@ from credit_service.v1 import score_pb2
 from tests.integration.conftest import Edge
 from tests.integration.conftest import server as server  # noqa: PLC0414 - a fixture
 from tests.integration.conftest import settings as settings  # noqa: PLC0414 - a fixture
-from tests.integration.test_ingestion_uploads import upload
+from tests.integration.ingestion.test_ingestion_uploads import upload
 from tests.model.bank import Bank
 from tests.model.machine import hundredths_of, paise_of
 

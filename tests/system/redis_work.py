@@ -16,9 +16,9 @@ from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from tests.integration import lending
 from tests.integration.conftest import Edge
-from tests.integration.test_database_read_only import health
-from tests.integration.test_pooler import left, unpublished
-from tests.integration.test_rpc_server import SERVING
+from tests.integration.database.test_database_read_only import health
+from tests.integration.database.test_pooler import left, unpublished
+from tests.integration.rpc.test_rpc_server import SERVING
 from tests.redis_servers import wait_until
 from workers.process import WorkerProcess
 

@@ -27,7 +27,7 @@ from credit_service.cli.call import METHODS
 from credit_service.processes.embedded import EmbeddedStack
 from credit_service.settings import Settings
 from tests.integration.conftest import Edge
-from tests.integration.test_limits import eventually
+from tests.integration.rpc.test_limits import eventually
 from tests.system.up import Up, credit_service, environment, up
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"

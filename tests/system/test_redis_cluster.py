@@ -18,9 +18,9 @@ from credit_service.cache.positions import PositionCache
 from credit_service.domain.positions import CreditPosition
 from credit_service.storage.database import Database
 from tests import redis_servers
-from tests.integration.test_pooler import doctor
-from tests.integration.test_position_cache import POSITION, TODAY, held, settle
-from tests.integration.test_workers import Lab, threads
+from tests.integration.cache.test_position_cache import POSITION, TODAY, held, settle
+from tests.integration.database.test_pooler import doctor
+from tests.integration.workers.test_workers import Lab, threads
 from tests.redis_servers import Deployment, Server, node_id, owner, wait_until
 from tests.system.redis_work import check_service
 from tests.system.test_redis_sentinel import store

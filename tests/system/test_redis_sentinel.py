@@ -13,8 +13,8 @@ from credit_service.cache import link
 from credit_service.cache.positions import PositionCache
 from credit_service.domain.positions import CreditPosition
 from tests import redis_servers
-from tests.integration.test_pooler import doctor
-from tests.integration.test_position_cache import POSITION, TODAY, held, put
+from tests.integration.cache.test_position_cache import POSITION, TODAY, held, put
+from tests.integration.database.test_pooler import doctor
 from tests.redis_servers import Deployment, wait_until
 from tests.system.redis_work import check_service
 from workers.broker import make_broker

@@ -30,8 +30,8 @@ from tests.faults import pair
 from tests.faults.pair import Pair
 from tests.integration import lending
 from tests.integration.conftest import Edge
-from tests.integration.test_database_read_only import health
-from tests.integration.test_rpc_server import SERVING, eventually
+from tests.integration.database.test_database_read_only import health
+from tests.integration.rpc.test_rpc_server import SERVING, eventually
 
 PATIENCE_SECONDS = 60.0
 phones = itertools.count(9_850_000_000)

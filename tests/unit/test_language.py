@@ -99,7 +99,7 @@ def _files(*patterns: str) -> list[Path]:
 PROPER_NAMES = {
     # The system user.
     "credit_service/processes/account.py": {"nobody"},
-    "tests/integration/test_embedded.py": {"nobody"},
+    "tests/integration/database/test_embedded.py": {"nobody"},
 }
 """Expressions that are names in a file."""
 
