@@ -86,6 +86,26 @@ def test_named_files_exist(page: Path) -> None:
             assert (PACKAGE / text).exists(), text
 
 
+def test_names_of_code_exist() -> None:
+    """The pages for contributors name constants, functions and columns, as in `tasks.enqueue`."""
+    folders = ("credit_service", "workers", "clients/python/src", "protos", "tests", "scripts")
+    files = [ROOT / ".github/workflows/tests.yml", ROOT / "deploy/haproxy/haproxy.cfg"]
+    for folder in folders:
+        files += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.proto")]
+    words = VARIABLES.union(*(re.findall(r"\w+", file.read_text("utf-8")) for file in files))
+    words |= {file.stem for file in files}
+    pages = ("architecture.md", "contributing.md", *sorted((ROOT / "docs/decisions").glob("*.md")))
+    for page in pages:
+        text = prose(ROOT / "docs" / page)
+        names = {
+            name
+            for code in re.findall(r"`([\w.]+)`", text)
+            for name in code.split(".")
+            if re.fullmatch(r"_?[A-Za-z]+(_[A-Za-z0-9]+)+", name)
+        }
+        assert names <= words, page
+
+
 def test_every_picture_is_shown() -> None:
     shown = {
         Path(target).name
