@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from credit_service.domain.errors import PreconditionFailedError
-from credit_service.domain.foreclosure import ForeclosureQuote, quote
+from credit_service.domain.foreclosure import ForeclosureQuote, quote, require_foreclosable
 from credit_service.domain.installments import effective_monthly_rate, installment_paise
 from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import Loan, LoanTerms, book
@@ -25,6 +25,27 @@ def loan() -> Loan:
 
 def quoted(day: date, *payments: PaymentFact, charge_bps: int = 0) -> ForeclosureQuote:
     return quote(replay(loan(), payments), day, charge_bps)
+
+
+@pytest.mark.parametrize(
+    ("paid_paise", "day", "reason"),
+    [
+        (EMI, date(2026, 1, 9), "FORECLOSURE_BEFORE_PAYMENT"),
+        (EMI, date(2025, 12, 31), "PAYMENT_BEFORE_LOAN_START"),
+        (10_661_853, date(2026, 1, 10), "LOAN_CLOSED"),
+    ],
+)
+def test_a_foreclosure_is_the_last_payment_of_an_open_loan(
+    paid_paise: int, day: date, reason: str
+) -> None:
+    paid = replay(loan(), [PaymentFact(1, paid_paise, date(2026, 1, 10))]).loan
+    with pytest.raises(PreconditionFailedError, match=reason):
+        require_foreclosable(paid, day)
+
+
+def test_a_foreclosure_may_be_on_the_day_of_the_last_payment() -> None:
+    paid = replay(loan(), [PaymentFact(1, EMI, date(2026, 1, 10))]).loan
+    require_foreclosable(paid, date(2026, 1, 10))
 
 
 def test_a_quote_equals_the_published_one() -> None:
