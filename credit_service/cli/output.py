@@ -33,7 +33,6 @@ from credit_service.rupees import RUPEE_PAISE
 from credit_service.v1 import decision_pb2
 
 SERVICE = "credit_service.v1.CreditService"
-INGESTION_SERVICE = "credit_service.v1.IngestionService"
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

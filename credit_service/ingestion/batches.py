@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -16,6 +16,7 @@ from credit_service.domain.errors import (
     OutOfRangeError,
     PreconditionFailedError,
     RequestIdReusedError,
+    RetryLaterError,
 )
 from credit_service.domain.principals import is_other
 from credit_service.observability import metrics
@@ -33,6 +34,11 @@ OnMoved = Callable[[Sequence[int]], None]
 
 MAX_REPORTED_ROWS = 100_000
 """Most rejected rows that an ingestion lists, and most skipped rows. Further ones are counted."""
+
+
+_MAX_RETRIES = 20
+
+T = TypeVar("T")
 
 
 def commit_batch(
@@ -341,3 +347,19 @@ def _offset_mismatch(ingestion: Ingestion, offset: int) -> OutOfRangeError:
             "found_offset": str(offset),
         },
     )
+
+
+def retry_while_locked(step: Callable[[], T]) -> T:
+    """Return the result of `step`, retried while other calls hold the locks of its customers.
+
+    For workers: no caller waits for the result.
+
+    Raises:
+        RetryLaterError: the last of 20 retries met a lock too.
+    """
+    for _ in range(_MAX_RETRIES):
+        try:
+            return step()
+        except RetryLaterError as error:
+            time.sleep(error.retry_after_seconds)
+    return step()

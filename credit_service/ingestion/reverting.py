@@ -5,7 +5,6 @@ rows of a range of customers in one transaction, and stores the counts and the e
 it: after a kill, the next step continues there. The last step marks the ingestion as REVERTED.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from sqlalchemy import Connection
 
 from credit_service import failpoints
 from credit_service.clock import Clock, Moment
-from credit_service.domain.errors import PreconditionFailedError, RetryLaterError
+from credit_service.domain.errors import PreconditionFailedError
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import MAX_REPORTED_ROWS, OnMoved
 from credit_service.observability import metrics
@@ -44,7 +43,6 @@ STEP_CUSTOMERS: Final = 5_000
 
 ACTOR: Final = "revert_ingestion"
 
-_PATIENCE = 20
 _DROPPED_AT_ONCE = 10_000
 
 
@@ -140,22 +138,12 @@ def run_revert(
         if on_progress is not None:
             on_progress()
         step = partial(_step, database, ingestion_id, clock.moment(), step_customers, on_moved)
-        ingestion = _patiently(step)
+        ingestion = batches.retry_while_locked(step)
         if ingestion.state != "REVERTING":
             break
     if on_moved is not None and ingestion.kind == "CUSTOMERS" and ingestion.rows_removed:
         _report_removed(database, ingestion_id, on_moved)
     return ingestion
-
-
-def _patiently(step: Callable[[], Ingestion]) -> Ingestion:
-    """Retry while others hold these customers: no caller waits for the result."""
-    for _ in range(_PATIENCE):
-        try:
-            return step()
-        except RetryLaterError as error:
-            time.sleep(error.retry_after_seconds)
-    return step()
 
 
 def _report_removed(database: Database, ingestion_id: UUID, on_moved: OnMoved) -> None:

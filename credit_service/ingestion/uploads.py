@@ -3,12 +3,11 @@
 import errno
 import hashlib
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 from uuid import UUID
 
 import structlog
@@ -19,7 +18,6 @@ from credit_service.domain.errors import (
     InvalidRequestError,
     OverloadedError,
     PreconditionFailedError,
-    RetryLaterError,
 )
 from credit_service.ingestion import batches, sandbox
 from credit_service.ingestion.batches import OnMoved
@@ -36,11 +34,6 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 25_000
 """Rows of one transaction by default."""
-
-PATIENCE = 20
-"""Most retries of a batch whose customers others hold."""
-
-T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -252,7 +245,9 @@ def _ingest(
                 _log_once(source.sandbox)
                 _describe(database, ingestion_id, source.opened)
                 described = True
-            ingestion = _patiently(partial(_commit, database, ingestion_id, batch, clock, on_moved))
+            ingestion = batches.retry_while_locked(
+                partial(_commit, database, ingestion_id, batch, clock, on_moved)
+            )
             if ingestion.has_ended:
                 return ingestion
         total_rows = source.row_count
@@ -291,16 +286,6 @@ def _commit(
         clock.moment(),
         on_moved,
     )
-
-
-def _patiently(work: Callable[[], T]) -> T:
-    """Retry while others hold these customers: no caller waits for the result."""
-    for _ in range(PATIENCE):
-        try:
-            return work()
-        except RetryLaterError as error:
-            time.sleep(error.retry_after_seconds)
-    return work()
 
 
 def fail_upload(

@@ -188,7 +188,6 @@ decision_score = Histogram(
     registry=REGISTRY,
     buckets=(0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
 )
-LOAN_OFFER_EVENTS: Final = ("created", "accepted", "withdrawn", "expired")
 loan_offers = Counter(
     "credit_loan_offers_total",
     "Offers by what happened to them (created, accepted, withdrawn, expired). Repeated answers to"

@@ -172,7 +172,6 @@ _SCHEDULED = Statement(
     """SELECT effective_on, version, principal FROM scorecard_schedule
     WHERE effective_on <= :day ORDER BY effective_on"""
 )
-_IS_SCHEDULED = text("SELECT EXISTS (SELECT FROM scorecard_schedule WHERE version = :version)")
 
 
 def schedule(connection: Connection, scheduled: Scheduled) -> None:
@@ -195,11 +194,6 @@ def unschedule(connection: Connection, day: date) -> None:
 def scheduled_until(connection: Connection, day: date) -> list[Scheduled]:
     """Return the scheduled activations up to that day, in order of their days."""
     return [Scheduled(*row) for row in _SCHEDULED.rows(connection, {"day": day})]
-
-
-def is_scheduled(connection: Connection, version: str) -> bool:
-    """Return whether an activation of the scorecard is scheduled."""
-    return bool(connection.execute(_IS_SCHEDULED, {"version": version}).scalar_one())
 
 
 # --- History --------------------------------------------------------------------------------------
