@@ -94,9 +94,9 @@ def test_names_of_code_exist() -> None:
         files += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.proto")]
     words = VARIABLES.union(*(re.findall(r"\w+", file.read_text("utf-8")) for file in files))
     words |= {file.stem for file in files}
-    pages = ("architecture.md", "contributing.md", *sorted((ROOT / "docs/decisions").glob("*.md")))
-    for page in pages:
-        text = prose(ROOT / "docs" / page)
+    docs = ROOT / "docs"
+    for page in (docs / "architecture.md", docs / "contributing.md", *docs.glob("decisions/*.md")):
+        text = prose(page)
         names = {
             name
             for code in re.findall(r"`([\w.]+)`", text)
