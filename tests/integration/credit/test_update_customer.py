@@ -23,7 +23,7 @@ from credit_service.domain.errors import (
 )
 from credit_service.queries.customers import get_customer
 from credit_service.rpc.convert.events import write_event
-from credit_service.storage import event_stream
+from credit_service.storage import customers, event_stream
 from credit_service.storage.customers import CustomerView
 from credit_service.storage.database import Database
 from credit_service.v1 import event_pb2
@@ -117,6 +117,16 @@ def test_equal_facts_change_nothing(database: Database) -> None:
     # The id is used all the same.
     with pytest.raises(RequestIdReusedError):
         update(database, customer_id, key, first_name="Usha")
+
+
+def test_an_update_of_an_older_version_stores_nothing(database: Database) -> None:
+    """The second guard, after the lock on the customer's row."""
+    before = get_customer(database, customer_id=a_customer(database, TODAY))
+    read = replace(before.customer, version=before.customer.version - 1)
+    with database.transaction() as connection:
+        assert not customers.update(connection, read, replace(read, age=41), TODAY, "meera")
+    assert get_customer(database, customer_id=read.customer_id) == before
+    assert (changes(database), published(database)) == ([], [])
 
 
 def test_an_unknown_customer_is_not_found(database: Database) -> None:
