@@ -115,13 +115,12 @@ def _update(
         if is_changed:
             _store(connection, before.customer, after, moment, principal)
             after = replace(after, version=after.version + 1)
+        (current,) = customers.with_current_figures(connection, [before], moment.today)
         position = replace(
             customers.position_on(connection, before.position, moment.today),
             # The day of the response, which a repeat gets too.
             as_of=moment.today,
-            arrears=customers.with_current_figures(connection, [before], moment.today)[
-                0
-            ].position.arrears,
+            arrears=current.position.arrears,
             version=after.version,
             monthly_income_paise=after.monthly_income_paise,
             approved_limit_paise=after.approved_limit_paise,

@@ -141,6 +141,20 @@ def accepted(
     require_open(offer, max(today, known_day))
     amount = offer.principal_paise if amount_paise is None else amount_paise
     start = disbursed_on or today
+    _require_amount(offer, amount)
+    _require_start(offer, start, today)
+    return replace(
+        offer,
+        state=OfferState.ACCEPTED,
+        ended_at=now,
+        loan_id=loan_id,
+        accepted_paise=amount,
+        disbursed_on=start,
+    )
+
+
+def _require_amount(offer: LoanOffer, amount: int) -> None:
+    """Raise OFFER_AMOUNT_EXCEEDED or OFFER_AMOUNT_TOO_SMALL; `amount` is in paise."""
     if amount > offer.principal_paise:
         raise _rejection(
             offer,
@@ -164,6 +178,10 @@ def accepted(
             amount=format_rupees(amount),
             least=format_rupees(least),
         )
+
+
+def _require_start(offer: LoanOffer, start: date, today: date) -> None:
+    """Raise DISBURSEMENT_IN_FUTURE or DISBURSEMENT_BEFORE_OFFER."""
     if start > today:
         raise _rejection(
             offer,
@@ -180,14 +198,6 @@ def accepted(
             disbursed_on=start,
             created_on=offer.created_on,
         )
-    return replace(
-        offer,
-        state=OfferState.ACCEPTED,
-        ended_at=now,
-        loan_id=loan_id,
-        accepted_paise=amount,
-        disbursed_on=start,
-    )
 
 
 def withdrawn(offer: LoanOffer, reason: str, *, today: date, now: datetime) -> LoanOffer:
