@@ -19,7 +19,8 @@ from credit_service.observability.logs import configure_logging
 from credit_service.observability.metrics_http import MetricsEndpoint
 from credit_service.processes import embedded
 from credit_service.processes.stack_errors import StackError
-from credit_service.settings import Settings, describe, warn_of_unknown_variables
+from credit_service.settings import Settings
+from credit_service.settings_messages import describe, warn_of_unknown_variables
 from credit_service.storage import readiness
 from workers.process import WorkerProcess, run
 

@@ -156,7 +156,7 @@ def _ensure_one_database(settings: "Settings", data_dir: Path | None) -> None:
 
 def _variables() -> Finding:
     """Whether the service knows every CREDIT_ variable."""
-    from credit_service.settings import unknown_variable_warnings
+    from credit_service.settings_messages import unknown_variable_warnings
 
     if warnings_found := unknown_variable_warnings():
         return _failed("variables", " ".join(warnings_found), "correct or unset them")

@@ -11,7 +11,7 @@ import pydantic
 from credit_service.cli.common import ExitCode, UsageError
 from credit_service.cli.output import print_failure
 from credit_service.clock import ClockFileError
-from credit_service.settings import problems
+from credit_service.settings_messages import problems
 from credit_service_client.errors import ServiceError
 from credit_service_client.sources import SourceError
 from credit_service_client.tls import TlsFileError

@@ -39,7 +39,8 @@ from credit_service.processes.supervisor import (
 )
 from credit_service.rpc import server_group
 from credit_service.rpc.server_group import ServerGroup
-from credit_service.settings import Settings, warn_of_unknown_variables, without_secrets
+from credit_service.settings import Settings
+from credit_service.settings_messages import warn_of_unknown_variables, without_secrets
 from credit_service.storage import migrate as migrations
 from credit_service.storage import readiness
 from credit_service.v1 import credit_service_pb2

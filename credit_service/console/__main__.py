@@ -11,7 +11,8 @@ import threading
 
 from credit_service.console.app import ConsoleAddressError, run
 from credit_service.observability.logs import configure_logging
-from credit_service.settings import Settings, describe, warn_of_unknown_variables
+from credit_service.settings import Settings
+from credit_service.settings_messages import describe, warn_of_unknown_variables
 
 MISCONFIGURED = 2
 

@@ -18,7 +18,8 @@ from credit_service.observability.tracing import TracingRefusedError
 from credit_service.processes import cores
 from credit_service.processes.address import Address, MisconfiguredError
 from credit_service.rpc.server import serve
-from credit_service.settings import Settings, describe, warn_of_unknown_variables
+from credit_service.settings import Settings
+from credit_service.settings_messages import describe, warn_of_unknown_variables
 from credit_service.storage import readiness
 
 MISCONFIGURED = 2

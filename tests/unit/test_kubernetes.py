@@ -25,7 +25,8 @@ from credit_service.observability import metrics, probe
 from credit_service.observability.metrics_http import MetricsEndpoint
 from credit_service.processes.address import listening_address
 from credit_service.rpc import server_group
-from credit_service.settings import Settings, variable_of
+from credit_service.settings import Settings
+from credit_service.settings_messages import variable_of
 from tests.tools import tool
 
 ROOT = Path(__file__).resolve().parents[2]

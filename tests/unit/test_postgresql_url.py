@@ -6,7 +6,8 @@ from sqlalchemy import create_engine, make_url
 
 from credit_service import postgresql_url
 from credit_service.postgresql_url import Host
-from credit_service.settings import Settings, without_secrets
+from credit_service.settings import Settings
+from credit_service.settings_messages import without_secrets
 
 TWO = [Host("db1", 5432), Host("db2", 5433)]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from credit_service.redis_url import RedisUrl
-from credit_service.settings import without_secrets
+from credit_service.settings_messages import without_secrets
 
 SENTINEL = (
     "rediss+sentinel://user:p%40hush@[::1]:1234,sentinel-2/credit"

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from credit_service.cli import app, running
 from credit_service.cli.common import ExitCode
 from credit_service.rpc import server_group
-from credit_service.settings import Settings, variable_of
+from credit_service.settings import Settings
+from credit_service.settings_messages import variable_of
 from tests.tools import tool
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "systemd"

@@ -24,7 +24,8 @@ from psycopg import sql
 from credit_service.cli import app, connection, events
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.processes import embedded
-from credit_service.settings import Settings, unknown_variables
+from credit_service.settings import Settings
+from credit_service.settings_messages import unknown_variables
 from tests.system.up import environment
 
 REFUSED, USAGE, UNAVAILABLE = 1, 2, 3

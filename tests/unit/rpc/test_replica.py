@@ -10,7 +10,8 @@ from pydantic import SecretStr, ValidationError
 from credit_service.domain.errors import NotFoundError, UnavailableError
 from credit_service.rpc.replica import Replica
 from credit_service.rpc.server import SERVICES
-from credit_service.settings import REPLICA_METHODS, Settings, problems
+from credit_service.settings import REPLICA_METHODS, Settings
+from credit_service.settings_messages import problems
 from credit_service.storage.database import Database, LostRaceError
 
 NOWHERE = SecretStr("postgresql://user:secret@127.0.0.1:1/none")

@@ -2,7 +2,8 @@
 
 import re
 
-from credit_service.settings import Settings, variable_of
+from credit_service.settings import Settings
+from credit_service.settings_messages import variable_of
 from credit_service.storage.growth import GROWTH
 from credit_service.storage.retention import TABLES
 from credit_service.storage.tables import metadata
