@@ -132,10 +132,13 @@ def unknown_loan(customer_id: int, loan_id: int) -> NotFoundError:
 def imported_settled(
     emis_paid_on_time: int, start_date: date, tenure_months: int, import_day: date
 ) -> tuple[int, date | None]:
-    """(installments settled, closed_on) of a loan imported on `import_day`.
+    """(installments settled, closed_on) of a loan imported on `import_day` from a source that does
+    not give the number of settled installments.
 
-    Imports have no arrears: all installments due by then count as settled, and so do those paid
-    ahead of their due date. With all settled, the loan closed on min(end date, import day).
+    It has no arrears: all installments due by then count as settled, and so do those paid ahead of
+    their due date. With all settled, the loan closes on min(end date, import day).
+
+    `ingestion.loan_days` computes the same for whole columns; tests compare the two.
     """
     due = installments_due_by(start_date, tenure_months, import_day)
     settled = min(max(emis_paid_on_time, due), tenure_months)

@@ -241,7 +241,8 @@ def _message(name: str, code: str, found: str, expected: str) -> str:
 def validate_block(kind: Kind, rows: SourceRows, offset: int, import_day: date) -> Batch:
     """Validate rows of a file. `offset` is the index of the first of them, blank rows not counted.
 
-    A loan must not start after `import_day`, and its installments due by that day count as settled.
+    A loan must not start after `import_day`. Its installments due by that day count as settled,
+    unless the source gives the number of settled ones.
     """
     unreadable = {(row, ""): (NUMBER_OF["ROW_TOO_LONG"], "") for row in rows.overlong}
     found = _Rows(kind, offset, rows.cells.index.to_numpy(), unreadable)
