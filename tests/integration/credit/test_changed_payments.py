@@ -1,15 +1,13 @@
 """Backdated payments, prepayments, foreclosures and reversals in the real database: the stored loan
 is always that of its payments, and every request has one effect and one response."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from itertools import permutations
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from sqlalchemy import exc, text
 
@@ -43,6 +41,7 @@ from tests.integration.credit.test_create_loan import from_scratch, in_parallel
 from tests.integration.imported import CustomerRow, LoanRow, counts, errors, ingest
 from tests.integration.policies import activated
 from tests.integration.portfolio import LAKH, a_good_customer, on
+from tests.integration.rivals import after_every_statement
 
 START = on(date(2026, 1, 15))
 TODAY = on(date(2026, 4, 25))
@@ -507,28 +506,6 @@ def test_concurrent_writes_of_one_customer_are_all_counted(database: Database, k
     assert numbers_of == list(range(6, 6 + len(recorded)))
 
 
-@contextmanager
-def _after_every_statement(
-    monkeypatch: pytest.MonkeyPatch, rival: Callable[[], object], most: int = 10
-) -> Iterator[Callable[[], int]]:
-    """Call `rival` after each of the first `most` statements, except its own."""
-    execute = psycopg.Cursor.execute
-    busy, times = False, 0
-
-    def execute_then_rival(self: psycopg.Cursor, *args: Any, **options: Any) -> psycopg.Cursor:
-        nonlocal busy, times
-        result = execute(self, *args, **options)
-        if not busy and times < most:
-            busy = True
-            rival()
-            busy, times = False, times + 1
-        return result
-
-    with monkeypatch.context() as patched:
-        patched.setattr(psycopg.Cursor, "execute", execute_then_rival)
-        yield lambda: times
-
-
 @pytest.mark.parametrize("kind", ["backdated", "prepayment", "reversal"])
 def test_a_payment_between_any_two_statements_is_not_lost(
     database: Database, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -543,7 +520,7 @@ def test_a_payment_between_any_two_statements_is_not_lost(
         pay(database, loan, 1_000, date(2026, 3, 20))
         rivals += 1
 
-    with _after_every_statement(monkeypatch, rival, most=3):
+    with after_every_statement(monkeypatch, rival, most=3):
         if kind == "backdated":
             pay(database, loan, EMI, date(2026, 2, 1))
         elif kind == "prepayment":
@@ -569,11 +546,11 @@ def test_a_repeat_between_any_two_statements_gets_the_first_response(
     # Without a check of what was read after the request's record: LOAN_CLOSED, and that the payment
     # was reversed before.
     for most in (1, 2):
-        with _after_every_statement(monkeypatch, foreclose, most):
+        with after_every_statement(monkeypatch, foreclose, most):
             closed = foreclose()
     payment_id = closed.payment.payment_id
     for most in (1, 2, 3):
-        with _after_every_statement(
+        with after_every_statement(
             monkeypatch, lambda: reverse(database, payment_id, key=undo), most
         ):
             assert reverse(database, payment_id, key=undo).loan.state is LoanState.ACTIVE

@@ -1,12 +1,8 @@
 """Payments in the real database settle installments in order and once, and update the position."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
-from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -35,6 +31,7 @@ from credit_service.storage import positions
 from credit_service.storage.database import Database
 from tests.integration.credit.test_create_loan import from_scratch, in_parallel
 from tests.integration.portfolio import LAKH, a_good_customer, on
+from tests.integration.rivals import after_every_statement
 
 START = on(date(2026, 1, 31))
 
@@ -236,32 +233,7 @@ def test_a_retry_returns_the_same_despite_concurrent_payments(
     def rival() -> None:
         pay(database, loan, installment, date(2026, 2, 10))
 
-    with _after_every_statement(monkeypatch, rival) as times:
+    with after_every_statement(monkeypatch, rival) as times:
         again = pay(database, loan, 100, date(2026, 2, 10), key)
     assert times() > 0
     assert seen(again) == seen(first)
-
-
-@contextmanager
-def _after_every_statement(
-    monkeypatch: pytest.MonkeyPatch, rival: Callable[[], None], most: int = 10
-) -> Iterator[Callable[[], int]]:
-    """Call `rival` after each of the first `most` statements, except its own.
-
-    Yields a function that returns how often it was called.
-    """
-    execute = psycopg.Cursor.execute
-    busy, times = False, 0
-
-    def execute_then_rival(self: psycopg.Cursor, *args: Any, **options: Any) -> psycopg.Cursor:
-        nonlocal busy, times
-        result = execute(self, *args, **options)
-        if not busy and times < most:
-            busy = True
-            rival()
-            busy, times = False, times + 1
-        return result
-
-    with monkeypatch.context() as patched:
-        patched.setattr(psycopg.Cursor, "execute", execute_then_rival)
-        yield lambda: times

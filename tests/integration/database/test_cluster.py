@@ -7,8 +7,6 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import create_engine, exc, inspect, text
 
 from credit_service.cli.demo import _Demo
@@ -31,6 +29,7 @@ from credit_service.storage import cluster, event_stream, migrate
 from credit_service.storage.database import Database
 from credit_service.storage.tables import EVERYWHERE, LOCAL, metadata
 from tests import citus
+from tests.integration.database.schema_versions import upgrade
 from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
 from tests.system.up import credit_service, environment, up
 
@@ -216,13 +215,8 @@ def _distributed_by_an_earlier_release(
     url: str, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Migrate an empty database to the schema of an earlier release, and place its tables."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
+    upgrade(url, revision)
     engine = create_engine(url)
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
     with engine.begin() as connection, monkeypatch.context() as earlier:
         names = inspect(connection).get_table_names()
         known = [each for each in cluster._DISTRIBUTED if each.name in names]

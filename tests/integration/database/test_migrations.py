@@ -2,12 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, create_engine, exc, text
 
 from credit_service.commands.create_loan import CreateLoan, create_loan
@@ -20,6 +17,7 @@ from credit_service.storage import migrate
 from credit_service.storage.database import Database, constraint_of
 from credit_service.storage.retention import Deletion, Retention
 from credit_service.storage.tables import FIRST_ISSUED_ID
+from tests.integration.database.schema_versions import downgrade
 from tests.integration.portfolio import LAKH, on
 
 _TODAY = on(date(2026, 6, 10))
@@ -31,18 +29,6 @@ _CUSTOMERS = """INSERT INTO customers (customer_id, first_name, last_name, age,
     FROM (VALUES (1::bigint, false), (1000000000000000, true)) AS v (n, imported)"""
 
 
-def _downgrade(url: str, revision: str) -> None:
-    """Downgrade an empty database to the schema of an earlier version."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
-    engine.dispose()
-
-
 def _next(connection: Connection, sequence: str) -> int:
     found = connection.execute(text(f"SELECT nextval('{sequence}')")).scalar_one()
     assert isinstance(found, int)
@@ -51,7 +37,7 @@ def _next(connection: Connection, sequence: str) -> int:
 
 @pytest.mark.one_server("migrates tables that are not distributed")
 def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: str) -> None:
-    _downgrade(database_url, "0002")
+    downgrade(database_url, "0002")
     engine = create_engine(database_url)
     with engine.begin() as connection:
         connection.execute(text(_CUSTOMERS))
@@ -73,7 +59,7 @@ def test_ids_issued_after_the_migration_lie_above_those_imported(database_url: s
 
 @pytest.mark.one_server("migrates tables that are not distributed")
 def test_rejections_stored_by_earlier_releases_are_deleted(database_url: str) -> None:
-    _downgrade(database_url, "0007")
+    downgrade(database_url, "0007")
     engine = create_engine(database_url)
     with engine.begin() as connection:
         connection.execute(
@@ -96,7 +82,7 @@ def test_rejections_stored_by_earlier_releases_are_deleted(database_url: str) ->
 @pytest.mark.one_server("migrates tables that are not distributed")
 def test_concurrent_migrations_wait_for_each_other(database_url: str) -> None:
     """Also if one builds an index concurrently and waits for all sessions with a snapshot."""
-    _downgrade(database_url, "0011")
+    downgrade(database_url, "0011")
     with ThreadPoolExecutor(2) as both:
         done = [both.submit(migrate.upgrade, database_url) for _ in range(2)]
         assert {each.result(timeout=60) for each in done} == {migrate.head_revision()}
@@ -112,7 +98,7 @@ _EARLIER_REQUESTS = """INSERT INTO requests (request_id, method, fingerprint, cu
 def test_requests_stored_by_the_previous_release_are_answered(database_url: str) -> None:
     """Also those about the same id, which the previous release accepted for one customer only."""
     new = RegisterCustomer(uuid4(), NewCustomer("Asha", "Rao", 30, LAKH, "+919812345678"))
-    _downgrade(database_url, "0013")
+    downgrade(database_url, "0013")
     engine = create_engine(database_url)
     with engine.begin() as connection:
         connection.execute(
@@ -183,7 +169,7 @@ def test_servers_of_the_previous_release_write_phone_numbers(database_url: str) 
 def test_ingestions_of_earlier_releases_keep_their_rows_until_the_retention_ends(
     database_url: str,
 ) -> None:
-    _downgrade(database_url, "0014")
+    downgrade(database_url, "0014")
     engine = create_engine(database_url)
     with engine.begin() as connection:
         connection.execute(
