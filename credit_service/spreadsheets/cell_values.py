@@ -198,6 +198,8 @@ _MONTHS = (
     "july", "august", "september", "october", "november", "december",
 )  # fmt: skip
 _HALF_A_MINUTE = timedelta(seconds=30)
+_FLOAT_NOISE = timedelta(milliseconds=1)
+_LAST_SECOND = timedelta(seconds=1)
 
 
 def day(cell: Cell, order: DateOrder | None = None) -> tuple[date | None, DayCode]:
@@ -218,13 +220,17 @@ def day_of_moment(moment: datetime) -> tuple[date | None, DayCode]:
     """The day of a date cell with a time, which must be midnight to the nearest minute.
 
     JavaScript writers leave midnight in India ten seconds off. Any other time is rejected: after a
-    shift of the time zone it may be another day.
+    shift of the time zone it may be another day. So is the last second, 23:59:59 or 23:59:59.999:
+    databases write it for the end of that day, and the nearest midnight is of the next day.
     """
     try:
         rounded = moment + _HALF_A_MINUTE
     except OverflowError:
         return None, "DATE_INVALID"
     if (rounded.hour, rounded.minute) != (0, 0):
+        return None, "TIME_OF_DAY"
+    missing = datetime.combine(rounded.date(), time()) - moment
+    if _FLOAT_NOISE <= missing <= _LAST_SECOND + _FLOAT_NOISE:
         return None, "TIME_OF_DAY"
     return rounded.date(), ""
 

@@ -257,6 +257,7 @@ THE_DAY = date(2024, 3, 31)
         "2024-03-31T00:00:00+05:30",
         "2024-03-31T00:00:10",
         "2024-03-30T23:59:50",
+        datetime(2024, 3, 30, 23, 59, 59, 999_500),
         "31-Mar-2024",
         "31 March 2024",
         "Mar 31, 2024",
@@ -272,6 +273,11 @@ def test_unambiguous_dates_are_read(cell: Cell) -> None:
     [
         (datetime(2024, 3, 31, 14, 5), "TIME_OF_DAY"),
         (datetime(2024, 3, 31, 0, 0, 30), "TIME_OF_DAY"),
+        # The end of the day before, not midnight.
+        (datetime(2024, 3, 30, 23, 59, 59), "TIME_OF_DAY"),
+        (datetime(2024, 3, 30, 23, 59, 59, 997_000), "TIME_OF_DAY"),
+        ("2024-03-30 23:59:59", "TIME_OF_DAY"),
+        ("2024-03-30T23:59:59.999Z", "TIME_OF_DAY"),
         ("2024-03-31 14:05", "TIME_OF_DAY"),
         ("2024-03-30T18:30:00.000Z", "TIME_OF_DAY"),
         ("03-04-2024", "DATE_AMBIGUOUS"),
