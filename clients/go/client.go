@@ -1,5 +1,6 @@
 // Package creditclient calls the credit service: one connection with the contract's retry policy, request
-// ids, TLS, tokens and lists. The messages and methods of the contract are in the package creditpb.
+// ids, TLS, tokens, lists, row streams and events. The messages and methods of the contract are in the
+// package creditpb.
 package creditclient
 
 import (
@@ -54,6 +55,9 @@ type Client struct {
 	Scorecards creditpb.ScorecardServiceClient
 	Ingestions creditpb.IngestionServiceClient
 	connection *grpc.ClientConn
+	patience   Patience
+	// The token can change between two calls.
+	renewsToken bool
 }
 
 // Dial returns a client of the service at address, host:port. It connects with the first call.
@@ -93,6 +97,9 @@ func Dial(address string, options Options) (*Client, error) {
 		Scorecards: creditpb.NewScorecardServiceClient(connection),
 		Ingestions: creditpb.NewIngestionServiceClient(connection),
 		connection: connection,
+
+		patience:    patience,
+		renewsToken: options.TokenFile != "",
 	}, nil
 }
 

@@ -12,12 +12,15 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Patience limits the attempts of a unary call.
+// Patience limits the attempts of a call.
 type Patience struct {
-	// GiveUp is how long a call without a deadline is repeated: a minute.
+	// GiveUp is how long a unary call without a deadline is repeated, and a stream that makes no progress:
+	// a minute.
 	GiveUp time.Duration
-	// CallTimeout is the longest time of one attempt: 10 s.
+	// CallTimeout is the longest time of one attempt of a unary call: 10 s.
 	CallTimeout time.Duration
+	// StallTimeout is how long a stream of rows may accept no row before it counts as lost: a minute.
+	StallTimeout time.Duration
 	// FirstPause is the pause after the first failure, which doubles: 200 ms.
 	FirstPause time.Duration
 	// LongestPause is the longest pause: 5 s.
@@ -32,9 +35,39 @@ func (p Patience) withDefaults() Patience {
 	}
 	set(&p.GiveUp, time.Minute)
 	set(&p.CallTimeout, 10*time.Second)
+	set(&p.StallTimeout, time.Minute)
 	set(&p.FirstPause, 200*time.Millisecond)
 	set(&p.LongestPause, 5*time.Second)
 	return p
+}
+
+// attempts counts failures, pauses after each, and gives up in time.
+type attempts struct {
+	Patience
+	end   time.Time // zero: GiveUp after the first failure
+	pause time.Duration
+}
+
+// progressed starts counting anew.
+func (a *attempts) progressed() { a.end, a.pause = time.Time{}, 0 }
+
+// failed pauses before the next attempt. It returns the error if there is none.
+func (a *attempts) failed(ctx context.Context, failed *ServiceError) error {
+	if a.end.IsZero() {
+		a.end = time.Now().Add(a.GiveUp)
+	}
+	a.pause = min(max(2*a.pause, a.FirstPause), a.LongestPause)
+	spread := a.pause/2 + rand.N(a.pause/2+1)
+	wait := max(min(failed.RetryAfter, a.LongestPause), spread)
+	if ctx.Err() != nil || time.Now().Add(wait).After(a.end) {
+		return failed
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return failed
+	}
 }
 
 // untilAnswered repeats a call that found no server or a busy one, always with the same request id.
@@ -47,7 +80,7 @@ func (p Patience) untilAnswered(
 	if !limited {
 		end = time.Now().Add(p.GiveUp)
 	}
-	for pause := p.FirstPause; ; pause = min(2*pause, p.LongestPause) {
+	for attempts := (attempts{Patience: p, end: end}); ; {
 		attempt, cancel := context.WithDeadline(ctx, earlier(end, time.Now().Add(p.CallTimeout)))
 		err := invoke(attempt, method, request, response, connection, options...)
 		cancel()
@@ -55,15 +88,11 @@ func (p Patience) untilAnswered(
 			return nil
 		}
 		failed := serviceError(err)
-		spread := pause/2 + rand.N(pause/2+1)
-		wait := max(min(failed.RetryAfter, p.LongestPause), spread)
-		if !worthRepeating(failed.Code) || ctx.Err() != nil || time.Now().Add(wait).After(end) {
+		if !worthRepeating(failed.Code) {
 			return failed
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return failed
+		if err := attempts.failed(ctx, failed); err != nil {
+			return err
 		}
 	}
 }
