@@ -85,6 +85,7 @@ class _GoProgram:
 _FROM_WHEELS = {name: _Program((name,), "") for name in ("docker-compose", "hadolint")}
 _PROGRAMS = {
     "bash": _Program(("bash",), "bash"),
+    "cargo": _Program(("cargo",), "cargo"),
     # The headless shell takes a third of the CPU time.
     "chromium": _Program(
         ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"),
@@ -93,6 +94,7 @@ _PROGRAMS = {
     "fish": _Program(("fish",), "fish"),
     "go": _Program(("go",), "golang-go"),
     "jq": _Program(("jq",), "jq"),
+    "mvn": _Program(("mvn",), "maven"),
     "node": _Program(("node",), "nodejs"),
     "npm": _Program(("npm",), "npm"),
     "pgbouncer": _Program(("pgbouncer",), "pgbouncer"),
