@@ -5,6 +5,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 
 from cyclopts import CycloptsError, Group
@@ -90,10 +91,16 @@ def run(arguments: Sequence[str]) -> int:
         app.resolved_commands()
     try:
         result = app(
-            list(arguments), result_action="return_value", exit_on_error=False, print_error=True
+            list(arguments), result_action="return_value", exit_on_error=False, print_error=False
         )
-    except CycloptsError:
+    except CycloptsError as error:
+        from credit_service.cli import output, usage
+
+        output.print_failure([usage.explained(error)])
         return ExitCode.USAGE
+    except BrokenPipeError:
+        _ignore_output()
+        return ExitCode.OUTPUT_CLOSED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - reported, or raised again
@@ -101,6 +108,12 @@ def run(arguments: Sequence[str]) -> int:
 
         return failures.report(error)
     return result if isinstance(result, int) else ExitCode.GOOD
+
+
+def _ignore_output() -> None:
+    """Send what is still buffered nowhere: otherwise Python reports at its end that it cannot."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _RUNS_SERVERS = frozenset({"up", "serve", "worker", "console", "demo"})

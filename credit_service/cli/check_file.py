@@ -12,7 +12,7 @@ from rich.text import Text
 from credit_service.cli.common import ExitCode, Target
 from credit_service.cli.connection import connected
 from credit_service.cli.ingest import ensure_free
-from credit_service.cli.output import err, out, print_json
+from credit_service.cli.output import counted, err, out, print_json
 from credit_service.client import asks
 from credit_service.rupees import group_digits
 from credit_service.spreadsheets.table import SpreadsheetError
@@ -51,11 +51,11 @@ def check_file(path: Path, output: Path | None, target: Target, *, as_json: bool
 
 def summary(counts: asks.Counts) -> str:
     """The counts in words: '1,000 rows, 700 approved, 290 declined, 10 errors'."""
-    parts = [f"{group_digits(counts.rows)} rows"]
+    parts = [counted(counts.rows, "row")]
     parts += [
         f"{group_digits(count)} {name.lower()}" for name, count in sorted(counts.decisions.items())
     ]
-    return ", ".join([*parts, f"{group_digits(counts.errors)} errors"])
+    return ", ".join([*parts, counted(counts.errors, "error")])
 
 
 @contextmanager

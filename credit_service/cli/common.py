@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNAVAILABLE = 3
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
 
 
 class UsageError(Exception):

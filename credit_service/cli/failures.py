@@ -34,7 +34,13 @@ def _explained(error: Exception) -> _Explained:
     match error:
         case ServiceError():
             code = ExitCode.UNAVAILABLE if error.unavailable else ExitCode.REFUSED
-            return error.lines(), code
+            lines = error.lines()
+            if error.metadata.get("problem") == "missing":
+                lines.append(
+                    "  Give a token with --token-file or CREDIT_TOKEN, or save a profile with "
+                    "`credit-service login`."
+                )
+            return lines, code
         case SourceError():
             return [str(error)], ExitCode.REFUSED
         case pydantic.ValidationError():

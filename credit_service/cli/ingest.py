@@ -29,6 +29,7 @@ from credit_service.cli.ingestions import row_errors_table
 from credit_service.cli.output import (
     Listing,
     as_dict,
+    counted,
     err,
     note,
     out,
@@ -332,7 +333,7 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
     out.print(
         Text.assemble(
             (state, style),
-            f"{dry_run}  {group_digits(rows)} rows read in {outcome.seconds:.1f} s{speed}",
+            f"{dry_run}  {counted(rows, 'row')} read in {outcome.seconds:.1f} s{speed}",
         ),
         soft_wrap=True,
     )
@@ -343,7 +344,7 @@ def show(outcome: Outcome, *, also_sent: bool = False) -> None:
     if ingestion.customers_over_limit:
         over = ingestion.customers_over_limit
         out.print(
-            f"  {group_digits(over)} customer{'s' if over != 1 else ''} now over the approved"
+            f"  {counted(over, 'customer')} now over the approved"
             " limit: new loans would be declined.",
             soft_wrap=True,
         )

@@ -59,7 +59,7 @@ def overdue(target: Target, asset_class: str | None, days: int, limit: int, form
             str(each.overdue_installments),
             money(each.overdue_amount),
         )
-    return print_list(table, "loans", found, form, more=more)
+    return print_list(table, "loans", found, form, more=more, nouns="overdue loans")
 
 
 def arrears(target: Target, customer_id: int, form: Format) -> int:

@@ -29,18 +29,32 @@ from rich.text import Text
 from credit_service.cli.common import Format
 from credit_service.client.csv_cells import neutralised
 from credit_service.client.display import enum_name, inr, number_name, paise
-from credit_service.rupees import RUPEE_PAISE
+from credit_service.rupees import RUPEE_PAISE, group_digits
 from credit_service.v1 import decision_pb2
 
 SERVICE = "credit_service.v1.CreditService"
 
-out = Console(highlight=False, soft_wrap=True)
+
+class _Output(Console):
+    """Standard output, whose reader may close it: the program ends then."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled, instead of exiting with 1."""
+        raise  # noqa: PLE0704 - rich calls this in its handler
+
+
+out = _Output(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on standard output."""
     out.print(Text(json.dumps(document, ensure_ascii=False, indent=2)), soft_wrap=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words: '1 row', '1,00,000 rows'."""
+    return f"{group_digits(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def print_failure(lines: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from credit_service.cli.amounts import read_money
 from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.loans import installments_table, loan_state
-from credit_service.cli.output import Listing, instant, money, note, out, print_data
+from credit_service.cli.output import Listing, counted, instant, money, note, out, print_data
 from credit_service.cli.service import (
     date_of,
     day_text,
@@ -150,8 +150,8 @@ def prepay(target: Target, prepayment: Prepayment, form: Format) -> int:
     table.print()
     out.print(
         Text(
-            f"{len(response.schedule)} installments left, interest from there "
-            f"{inr(response.totals.interest)}"
+            f"{counted(len(response.schedule), 'installment')} left, with "
+            f"{inr(response.totals.interest)} of interest"
         )
     )
     if prepayment.dry_run:
@@ -203,7 +203,8 @@ def foreclosure(target: Target, foreclosure: Foreclosure, form: Format) -> int:
     out.print(
         Text(
             f"Payment {stored.payment_id}: {inr(stored.amount)} paid on "
-            f"{day_text(stored.paid_on)}. The loan is {loan_state(response.loan)}."
+            f"{day_text(stored.paid_on)}. The loan is "
+            f"{enum_name(response.loan.state, loan_pb2.LoanState).lower()}."
         )
     )
     return ExitCode.GOOD

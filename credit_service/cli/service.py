@@ -40,21 +40,25 @@ def list_pages(
     return found, bool(request.page_token)
 
 
-def print_list(table: Listing, name: str, found: list[Any], form: Format, *, more: bool) -> int:
-    """Print a list in the chosen format. `more`: the service has more than those found."""
-    words = name.replace("_", " ")
+def print_list(
+    table: Listing, name: str, found: list[Any], form: Format, *, more: bool, nouns: str = ""
+) -> int:
+    """Print a list in the chosen format. `more`: the service has more than those found. `nouns`:
+    what the list has, by default its name."""
+    words = nouns or name.replace("_", " ")
+    first = f"the first {len(found)} {words}" if len(found) > 1 else "the first one"
     if form.json:
         print_json({name: [as_dict(each) for each in found], "more": more})
     elif form.csv:
         table.print_csv()
         if more:
-            note(f"These are the first {len(found)} {words}; use --limit to print more.")
+            note(f"Printed {first}; use --limit to print more.")
     elif not found:
         note(f"There are no {words}.")
     else:
         table.print()
         if more:
-            note(f"Showing the first {len(found)} {words}; use --limit to show more.")
+            note(f"Showing {first}; use --limit to show more.")
     return ExitCode.GOOD
 
 

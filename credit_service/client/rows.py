@@ -78,8 +78,7 @@ def open_source(
         SourceError: the file is absent, of another format, damaged or empty, its kind cannot be
             detected, or a required column is missing.
     """
-    if not path.is_file():
-        raise SourceError(f"There is no file {path}.")
+    _ensure_file(path)
     with _explained(path), path.open("rb") as file:
         opened = source.open_source(file, path.name, kind)
     return SourceFile(
@@ -94,14 +93,20 @@ def open_source(
     )
 
 
+def _ensure_file(path: Path) -> None:
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder; name a file in it.")
+    if not path.is_file():
+        raise SourceError(f"There is no file {path}.")
+
+
 def kinds(path: Path) -> tuple[Kind, ...]:
     """Return the kinds of rows in the file: both, customers first, for a workbook with both.
 
     Raises:
         SourceError: like `open_source`.
     """
-    if not path.is_file():
-        raise SourceError(f"There is no file {path}.")
+    _ensure_file(path)
     with _explained(path), path.open("rb") as file:
         return source.kinds(file, path.name)
 

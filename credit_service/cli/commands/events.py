@@ -11,14 +11,22 @@ from credit_service.cli.common import Format, Target
 
 EventType = Literal[
     "CUSTOMER_REGISTERED",
+    "CUSTOMER_UPDATED",
     "LOAN_CREATED",
     "LOAN_DECLINED",
-    "PAYMENT_RECORDED",
+    "LOAN_UPDATED",
+    "LOAN_OFFER_CREATED",
+    "LOAN_OFFER_ENDED",
+    "LOAN_PREPAID",
     "LOAN_CLOSED",
+    "DECISION_REFERRED",
+    "DECISION_REVIEWED",
+    "PAYMENT_RECORDED",
+    "PAYMENT_REVERSED",
     "SCORE_CHANGED",
-    "ROWS_INGESTED",
-    "SCORECARD_CHANGED",
     "ASSET_CLASS_CHANGED",
+    "SCORECARD_CHANGED",
+    "ROWS_INGESTED",
 ]
 
 

@@ -8,7 +8,7 @@ from credit_service.cli.profiles import fill_in
 _EPILOGUE = """\
 Exit codes: 0 success · 1 the service rejected the request or rows, or a check failed · \
 2 invalid usage or settings · 3 the service, its database or its Redis is unavailable · \
-130 interrupted
+130 interrupted · 141 the output was closed, as by `head`
 
 Settings come from the environment (CREDIT_…, DATABASE_URL, REDIS_URL). Without DATABASE_URL and \
 REDIS_URL, `up` starts its own PostgreSQL and Valkey in the data folder. Set NO_COLOR to \

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from credit_service.cli.output import Listing, money, out, percent
+from credit_service.cli.common import ExitCode, Format
+from credit_service.cli.output import Listing, counted, money, out, percent
+from credit_service.cli.service import print_list
 
 ROWS = [
     ("1001", "₹1,00,000.00", "closed 2026-01-31", "approved: loan 1000000000000001"),
@@ -90,3 +92,20 @@ def test_csv_has_decimal_amounts_and_no_formulas(capsys: pytest.CaptureFixture[s
         ["2", "", "-5.50", "9", 'a, "b"\nc'],
     ]
     assert "₹1,23,456.07" in "\n".join(line for line, _ in listing.lines(None))
+
+
+def test_one_thing_is_no_plural(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [counted(each, "row") for each in (0, 1, 100_000)] == [
+        "0 rows",
+        "1 row",
+        "1,00,000 rows",
+    ]
+    for count, words in ((1, "the first one"), (2, "the first 2 overdue loans")):
+        listing = Listing("loan")
+        found = [Money()] * count
+        assert print_list(listing, "loans", found, Format(), more=True, nouns="overdue loans") == (
+            ExitCode.GOOD
+        )
+        assert capsys.readouterr().err == f"Showing {words}; use --limit to show more.\n"
+    print_list(Listing("loan"), "row_errors", [], Format(), more=False)
+    assert capsys.readouterr().err == "There are no row errors.\n"

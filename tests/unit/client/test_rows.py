@@ -190,6 +190,9 @@ def test_unreadable_files_are_reported_with_the_reason(tmp_path: Path) -> None:
             list(open_source(path).batches())
     with pytest.raises(SourceError, match="There is no file"):
         open_source(tmp_path / "absent.csv")
+    for reads in (open_source, rows.kinds):
+        with pytest.raises(SourceError, match="is a folder"):
+            reads(tmp_path)
 
 
 def test_a_date_with_a_time_is_invalid(tmp_path: Path) -> None:

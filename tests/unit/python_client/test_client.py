@@ -309,3 +309,18 @@ def test_a_server_that_answers_with_an_error_is_there() -> None:
     with open_channel(f"127.0.0.1:{port}") as channel:
         require_ready(channel, f"127.0.0.1:{port}", 5.0)
     server.stop(None).wait()
+
+
+def test_an_error_says_everything_once() -> None:
+    error = ServiceError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "age must be 18 to 120 years, found 3.",
+        "INVALID_FIELD",
+        violations=[("age", "age must be 18 to 120 years, found 3."), ("phone", "is missing.")],
+    )
+    assert error.lines() == [
+        "INVALID_ARGUMENT (INVALID_FIELD): age must be 18 to 120 years, found 3.",
+        "  phone: is missing.",
+    ]
+    denied = ServiceError(grpc.StatusCode.PERMISSION_DENIED, "Missing scope.", "PERMISSION_DENIED")
+    assert denied.lines() == ["PERMISSION_DENIED: Missing scope."]

@@ -37,9 +37,11 @@ class ServiceError(Exception):
 
     def lines(self) -> list[str]:
         """Return the error for a person: what happened, each invalid field, what to do."""
-        title = self.code.name + (f" ({self.reason})" if self.reason else "")
+        is_named = self.reason not in ("", self.code.name)
+        title = self.code.name + (f" ({self.reason})" if is_named else "")
         lines = [f"{title}: {self.message}"]
-        lines += [f"  {name}: {problem}" for name, problem in self.violations]
+        # The service's message contains the first problems.
+        lines += [f"  {name}: {text}" for name, text in self.violations if text not in self.message]
         if self.metadata and not self.violations:
             lines += [f"  {name} = {value}" for name, value in sorted(self.metadata.items())]
         if self.retry_after_seconds is not None:

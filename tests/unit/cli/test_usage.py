@@ -1,0 +1,67 @@
+"""Mistakes on the command line, and outputs that their reader closes."""
+
+import os
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from credit_service.cli import app
+from credit_service.cli.commands.events import EventType
+from credit_service.v1 import event_pb2
+
+_MISTAKES = {
+    "chek": "there is no command chek. Did you mean check? See `credit-service --help`.",
+    "--verson": "there is no option --verson. See `credit-service --help`.",
+    "scorecard actvate": "there is no command actvate. Did you mean activate? See "
+    "`credit-service scorecard --help`.",
+    "customer abc": "'abc' is not accepted for CUSTOMER_ID: write a whole number. See "
+    "`credit-service customer --help`.",
+    "pay 1 1 1 --on 31-01-2026": "'31-01-2026' is not accepted for --on: write a day such as "
+    "2026-01-31. See `credit-service pay --help`.",
+    "ingestion 5": "'5' is not accepted for INGESTION_ID: write a UUID such as "
+    "0d3c7f52-9d0c-4a0e-8a59-6a4c1a3f1b01. See `credit-service ingestion --help`.",
+    "probe --timeout x": "'x' is not accepted for --timeout: write a number. See "
+    "`credit-service probe --help`.",
+    "check 1 1 1": "TENURE_MONTHS is missing. See `credit-service check --help`.",
+    "check 1 1 1 1 5": "unexpected argument: 5. See `credit-service check --help`.",
+    "check 1 1 1 1 --jsn": "there is no option --jsn. Did you mean --json? See "
+    "`credit-service check --help`.",
+    "reverse-payment 5": "--reason is missing. See `credit-service reverse-payment --help`.",
+    "reverse-payment 5 --reason": "--reason needs a value. See "
+    "`credit-service reverse-payment --help`.",
+    "reverse-payment 5 --reason bouncd": 'Invalid value "bouncd" for --reason. Choose from: '
+    '"bounced", "duplicate", "wrong-loan", "entry-error". Did you mean "bounced"? See '
+    "`credit-service reverse-payment --help`.",
+}
+
+
+@pytest.mark.parametrize("line", _MISTAKES)
+def test_a_mistake_is_one_line_that_says_what_to_write(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = app.run(line.split())
+    printed = capsys.readouterr()
+    assert (code, printed.out, printed.err) == (2, "", f"error: {_MISTAKES[line]}\n")
+
+
+@pytest.mark.parametrize("options", [(), ("--csv",), ("--json",)])
+def test_an_output_that_is_closed_ends_a_command_silently(options: tuple[str, ...]) -> None:
+    # With it Python writes nothing at its end, where the error would be reported.
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "credit_service.cli", "call", *options],
+            stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            env=environment,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_events_of_every_type_can_be_selected() -> None:
+    known = event_pb2.CreditEventType.DESCRIPTOR.values_by_name
+    names = {each.removeprefix("CREDIT_EVENT_TYPE_") for each in known}
+    assert set(get_args(EventType)) == names - {"UNSPECIFIED"}
