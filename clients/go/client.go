@@ -54,6 +54,7 @@ type Client struct {
 	Credit     creditpb.CreditServiceClient
 	Scorecards creditpb.ScorecardServiceClient
 	Ingestions creditpb.IngestionServiceClient
+	Operations creditpb.OperationsServiceClient
 	connection *grpc.ClientConn
 	patience   Patience
 	// The token can change between two calls.
@@ -96,6 +97,7 @@ func Dial(address string, options Options) (*Client, error) {
 		Credit:     creditpb.NewCreditServiceClient(connection),
 		Scorecards: creditpb.NewScorecardServiceClient(connection),
 		Ingestions: creditpb.NewIngestionServiceClient(connection),
+		Operations: creditpb.NewOperationsServiceClient(connection),
 		connection: connection,
 
 		patience:    patience,

@@ -21,6 +21,7 @@ from credit_service.client.methods import responses
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     scorecard_service_pb2,
 )
 from credit_service_client.errors import decoded_errors
@@ -29,6 +30,7 @@ _SERVICES = (
     credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
     scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
+    operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
 )
 METHODS: tuple[MethodDescriptor, ...] = tuple(

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     scorecard_service_pb2,
 )
 
@@ -21,6 +22,7 @@ SERVICES = (
     credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
     scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
+    operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"],
 )
 
 _METHODS: dict[str, MethodDescriptor] = {

@@ -40,6 +40,8 @@ LABELS: Mapping[str, str] = {
     "page_token": "Page",
     "page_size": "Page size",
     "token": "Token",
+    "task_id": "Task id",
+    "actor": "Actor",
 }
 """Labels by the field's name in the contract."""
 

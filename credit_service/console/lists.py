@@ -18,6 +18,7 @@ from credit_service.v1 import (
     scorecard_pb2,
 )
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1 import operations_service_pb2 as operations_pb
 from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from credit_service.v1.customer_pb2 import Customer
 
@@ -102,6 +103,17 @@ def _scorecards(service: Service, _found: Filters, size: int, token: str) -> Any
     request = scorecard_pb.ListScorecardsRequest(page_size=size, page_token=token)
     answer = service.scorecards(request)
     return answer.scorecards, answer.next_page_token
+
+
+def _parked_tasks(service: Service, found: Filters, size: int, token: str) -> Any:
+    request = operations_pb.ListParkedTasksRequest(
+        actor=found.text("actor"),
+        task_id=found.whole("task_id"),
+        page_size=size,
+        page_token=token,
+    )
+    answer = service.parked_tasks(request)
+    return answer.tasks, answer.next_page_token
 
 
 def _loans(service: Service, found: Filters, size: int, token: str) -> Any:
@@ -355,9 +367,21 @@ ROW_ERRORS = Listing(
     ("row_number", "column_header", "code", "found", "expected", "message", "outcome"),
     "Rows of an ingestion that were not stored, by default the rejected ones.",
 )
+PARKED_TASKS = Listing(
+    "parked-tasks",
+    "/qa/parked-tasks",
+    "Parked tasks",
+    operations_pb.ParkedTask.DESCRIPTOR,
+    (
+        *("task_id", "actor", "subject", "attempts", "created_time", "parked_time"),
+        "last_error",
+    ),
+    _parked_tasks,
+    (Filter("actor", "Actor"), Filter("task_id", "Task id", "whole")),
+)
 
 LISTINGS = (
     *(CUSTOMERS, LOANS, OFFERS, PAYMENTS, CHANGES, DECISIONS, REFERRALS, OVERDUE),
-    *(INGESTIONS, ROW_ERRORS, SCORECARDS, EVENTS),
+    *(INGESTIONS, ROW_ERRORS, SCORECARDS, EVENTS, PARKED_TASKS),
 )
 BY_NAME = {each.name: each for each in LISTINGS}

@@ -14,12 +14,14 @@ from credit_service.console.calls import Call, full_method, request_json
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import event_pb2, ingestion_pb2, loan_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1 import operations_service_pb2 as operations_pb
 from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from credit_service.v1.key_facts_pb2 import KeyFacts
 from credit_service.v1.offer_pb2 import LoanOffer
+from credit_service.v1.operations_service_pb2_grpc import OperationsServiceStub
 from credit_service.v1.scorecard_pb2 import Scorecard
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from credit_service_client.errors import ServiceError, decoded
@@ -66,6 +68,7 @@ class Service:
         self._credit = CreditServiceStub(channel)
         self._ingestion = IngestionServiceStub(channel)
         self._scorecards = ScorecardServiceStub(channel)
+        self._operations = OperationsServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self.channel = channel
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
@@ -343,6 +346,22 @@ class Service:
         with self.recorded(request):
             yield from stream
 
+    # Operations.
+
+    def parked_tasks(
+        self, request: operations_pb.ListParkedTasksRequest
+    ) -> operations_pb.ListParkedTasksResponse:
+        """ListParkedTasks."""
+        return self._unary(self._operations.ListParkedTasks, request)
+
+    def retry_parked_task(self, request: operations_pb.RetryParkedTaskRequest) -> None:
+        """RetryParkedTask."""
+        self._unary(self._operations.RetryParkedTask, request)
+
+    def discard_parked_task(self, request: operations_pb.DiscardParkedTaskRequest) -> None:
+        """DiscardParkedTask."""
+        self._unary(self._operations.DiscardParkedTask, request)
+
     # Events and health.
 
     def history(
@@ -406,7 +425,8 @@ class Service:
             time.sleep(_STREAM_PAUSE_SECONDS)
 
     def health(self, service: str = "") -> str:
-        """Return the health of one service, or of all: SERVING, NOT_SERVING or UNREACHABLE."""
+        """Return the health of one service, or of all: SERVING, NOT_SERVING or UNREACHABLE;
+        NOT_SUPPORTED by an older server."""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             answer = self._health.Check(
@@ -414,6 +434,8 @@ class Service:
             )
         except grpc.RpcError as error:
             found = decoded(error)
+            if found.code is grpc.StatusCode.NOT_FOUND:
+                return "NOT_SUPPORTED"
             return "UNREACHABLE" if found.unavailable else found.code.name
         name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         return name

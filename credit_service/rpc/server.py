@@ -26,6 +26,7 @@ from credit_service.rpc.calls.pool import ServingPool
 from credit_service.rpc.credit import CreditServicer
 from credit_service.rpc.health import Health
 from credit_service.rpc.ingestion import IngestionServicer
+from credit_service.rpc.operations import OperationsServicer
 from credit_service.rpc.reflection import REFLECTION_METHODS, Reflection
 from credit_service.rpc.replica import Replica
 from credit_service.rpc.scorecards import ScorecardServicer
@@ -37,6 +38,8 @@ from credit_service.v1 import (
     credit_service_pb2_grpc,
     ingestion_service_pb2,
     ingestion_service_pb2_grpc,
+    operations_service_pb2,
+    operations_service_pb2_grpc,
     scorecard_service_pb2,
     scorecard_service_pb2_grpc,
 )
@@ -48,6 +51,7 @@ SERVICES = (
     credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
     scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
+    operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"],
 )
 SERVICE_NAMES = tuple(service.full_name for service in SERVICES)
 """The contract's services, each with a health of its own."""
@@ -165,6 +169,9 @@ class CreditServer:
             self._server,
         )
         scorecard_service_pb2_grpc.add_ScorecardServiceServicer_to_server(scorecards, self._server)
+        operations_service_pb2_grpc.add_OperationsServiceServicer_to_server(
+            OperationsServicer(database, clock), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection != "off":
             Reflection((*SERVICE_NAMES, health.SERVICE_NAME)).add_to(self._server)

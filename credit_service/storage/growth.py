@@ -51,6 +51,9 @@ GROWTH: Final[Mapping[str, Growth]] = {
         "each task that is not finished",
         "the end of the work; if it is parked, `CREDIT_PARKED_TASK_RETENTION_DAYS` after that",
     ),
+    "task_actions": Growth(
+        "each parked task that a call retried or discarded", "only operators make one"
+    ),
     "discrepancies": Growth(
         "each difference that the reconciliation found",
         "`CREDIT_DISCREPANCY_RETENTION_DAYS` after it was found",

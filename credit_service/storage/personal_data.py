@@ -97,6 +97,7 @@ HOLDINGS: Final[Mapping[str, Holding]] = {
     "scorecard_changes": _NOTHING,
     "bookmarks": _NOTHING,
     "tasks": Holding("ids of customers whose score waits", "ends with the task"),
+    "task_actions": Holding("ids of customers whose score waited", "kept: an id without a name"),
 }
 """By table of the schema."""
 

@@ -745,6 +745,21 @@ Index(
     postgresql_where=tasks.c.state == text("'PENDING'"),
 )
 
+# Parked tasks that a call retried or discarded, and by whom.
+task_actions = Table(
+    "task_actions",
+    metadata,
+    Column("request_id", Uuid, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("task_id", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    _timestamp("acted_at"),
+    Column("principal", Text, nullable=False),
+    CheckConstraint("action IN ('RETRIED', 'DISCARDED')", "action_known"),
+    info=LOCAL,
+)
+
 credit_scores = Table(
     "credit_scores",
     metadata,

@@ -83,6 +83,7 @@ class ParkedTask:
     subject: str
     attempts: int
     created_at: datetime
+    parked_at: datetime
     last_error: str | None
 
 
@@ -398,16 +399,31 @@ def sweep(connection: Connection, limit: int) -> SweepResult:
 
 _PARKED = text(
     """
-    SELECT task_id, actor, subject, attempts, created_at, last_error FROM tasks
-    WHERE state = 'PARKED' AND task_id > :after ORDER BY task_id LIMIT :limit
+    SELECT task_id, actor, subject, attempts, created_at, due_at, last_error FROM tasks
+    WHERE state = 'PARKED' AND task_id > :after AND :actor IN (actor, '')
+        AND :task_id IN (task_id, 0)
+    ORDER BY task_id LIMIT :limit
     """
 )
 
 
-def list_parked(connection: Connection, *, after: int = 0, limit: int) -> list[ParkedTask]:
-    """Return parked tasks with ids above `after`, in order."""
-    rows = connection.execute(_PARKED, {"after": after, "limit": limit})
+def list_parked(
+    connection: Connection, *, actor: str = "", task_id: int = 0, after: int = 0, limit: int
+) -> list[ParkedTask]:
+    """Return parked tasks with ids above `after`, in order; of the actor and with the id, if they
+    are given."""
+    values = {"actor": actor, "task_id": task_id, "after": after, "limit": limit}
+    rows = connection.execute(_PARKED, values)
     return [ParkedTask(*row) for row in rows]
+
+
+_LOCK = text("SELECT actor, subject, state FROM tasks WHERE task_id = :task_id FOR UPDATE")
+
+
+def locked(connection: Connection, task_id: int) -> tuple[Task, str] | None:
+    """Lock a task; return it with its state, or None if there is no such task."""
+    row = connection.execute(_LOCK, {"task_id": task_id}).one_or_none()
+    return None if row is None else (Task(task_id, row.actor, row.subject), row.state)
 
 
 _UNPARK = text(_to_pending("task_id = :task_id AND state = 'PARKED'", attempts="0"))

@@ -64,7 +64,7 @@ def test_the_root_redirects_to_the_live_dashboard(place: Place, page: Page) -> N
     expect(page).to_have_url(f"{place.url}/qa/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Dashboard")
     health = page.get_by_label("Health")
-    expect(health.get_by_text("Serving", exact=True)).to_have_count(4)
+    expect(health.get_by_text("Serving", exact=True)).to_have_count(5)
     expect(page.get_by_label("Recent ingestions")).to_contain_text("customer_data.xlsx")
     feed = page.get_by_label("Live events")
     expect(feed.get_by_text("live", exact=True)).to_be_visible()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from google.type.money_pb2 import Money
@@ -119,6 +120,7 @@ def story(place: Place) -> dict[str, str]:
     payment_id = place.credit.ListPayments(request).payments[0].payment_id
     loan_path = f"/qa/customers/{customer_id}/loans/{loan.loan_id}"
     ingestion = _uploaded(service, rejected)
+    task_id = _parked(place.environment["DATABASE_URL"])
     ask = f"customer_id={customer_id}&loan_amount=900000&interest_rate=12&tenure_months=18"
     return {
         "dashboard": "/qa/",
@@ -165,10 +167,25 @@ def story(place: Place) -> dict[str, str]:
         "invalid-filter": "/qa/overdue?days=x",
         "methods": "/qa/methods",
         "method": "/qa/methods/CreditService/CreateLoan",
+        "parked-tasks": "/qa/parked-tasks",
+        "parked-retry": f"/qa/parked-tasks/{task_id}/retry",
+        "parked-discard": f"/qa/parked-tasks/{task_id}/discard",
         "checks": "/qa/checks",
         "login": "/qa/login",
         "not-found": "/qa/customers/999999",
     }
+
+
+def _parked(database_url: str) -> int:
+    """Store a parked task with a long error, and return its id."""
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(
+            """INSERT INTO tasks (actor, subject, state, attempts, due_at, created_at, last_error)
+            VALUES ('ingest_upload', %s, 'PARKED', 5, now(), now(), %s) RETURNING task_id""",
+            (str(uuid4()), "OperationalError: " + "the disk is full; " * 40),
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _uploaded(service: Service, path: Path) -> str:
@@ -226,6 +243,9 @@ PAGES = (
     "invalid-filter",
     "methods",
     "method",
+    "parked-tasks",
+    "parked-retry",
+    "parked-discard",
     "checks",
     "login",
     "not-found",

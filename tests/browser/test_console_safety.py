@@ -278,7 +278,7 @@ def test_without_a_service_every_page_reports_it(
             tab.expected += ["503", "504"]
             page = tab.page
             page.goto("/qa/")
-            expect(page.get_by_label("Health").get_by_text("Unreachable")).to_have_count(4)
+            expect(page.get_by_label("Health").get_by_text("Unreachable")).to_have_count(5)
             expect(page.get_by_label("Recent decisions")).to_contain_text("cannot be shown")
             expect(page.get_by_label("Live events")).to_contain_text("does not respond")
             # No panel shows messages of gRPC.
@@ -612,7 +612,7 @@ def test_the_dashboard_recovers_by_itself(place: Place, open_tab: OpenTab) -> No
         log = place.clock_file.parent / "back.log"
         with process("credit_service.rpc", environment, r"Serving on (\S+)", log):
             expect(page.get_by_label("Live events").get_by_text("live", exact=True)).to_be_visible()
-            expect(page.get_by_label("Health").get_by_text("Serving", exact=True)).to_have_count(4)
+            expect(page.get_by_label("Health").get_by_text("Serving", exact=True)).to_have_count(5)
             expect(page.get_by_label("Recent ingestions")).to_contain_text("customer_data.xlsx")
 
 

@@ -43,7 +43,10 @@ _OF_ANY_METHOD = frozenset(
 @cache
 def reasons_of(method: str) -> frozenset[str]:
     """The reasons documented for a method, including those of all methods."""
-    for file in ("credit_service", "ingestion_service", "scorecard_service"):
+    for file in (
+        *("credit_service", "ingestion_service"),
+        *("operations_service", "scorecard_service"),
+    ):
         text = (_PROTOS / f"{file}.proto").read_text(encoding="utf-8")
         match = re.search(rf"((?:  //[^\n]*\n)+)  rpc {method}\(", text)
         if match is not None:

@@ -18,6 +18,7 @@ from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.v1 import credit_service_pb2 as credit
 from credit_service.v1 import ingestion_pb2, offer_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion
+from credit_service.v1 import operations_service_pb2 as operations
 from credit_service.v1 import scorecard_service_pb2 as scorecards
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.customer_pb2 import Customer
@@ -527,6 +528,15 @@ _BASES: Mapping[str, Any] = {
             )
         ],
         [scorecards.BacktestScorecardRequest(document=json.dumps(STANDARD_DOCUMENT))],
+    ],
+    "ListParkedTasks": lambda _, __: [
+        [operations.ListParkedTasksRequest(actor="ingest_upload", task_id=1, page_size=1)]
+    ],
+    "RetryParkedTask": lambda _, fresh: [
+        [operations.RetryParkedTaskRequest(request_id=fresh, task_id=1)]
+    ],
+    "DiscardParkedTask": lambda _, fresh: [
+        [operations.DiscardParkedTaskRequest(request_id=fresh, task_id=1)]
     ],
     "RetireScorecard": lambda _, fresh: [
         [scorecards.RetireScorecardRequest(request_id=fresh, version=UNUSED)]

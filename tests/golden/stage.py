@@ -36,6 +36,9 @@ _MOST_ROUNDS = 100
 # recognizable anywhere, even in a sentence.
 _STORED_AT = """UPDATE scorecards SET added_at = :at,
     activated_at = CASE WHEN activated_at IS NOT NULL THEN CAST(:at AS timestamptz) END"""
+_PARK = """INSERT INTO tasks
+    (task_id, actor, subject, state, attempts, due_at, created_at, last_error)
+    VALUES (:task_id, :actor, :subject, 'PARKED', 5, :now, :now, :error)"""
 _AT = {"at": datetime(2026, 1, 1, tzinfo=_INDIA)}
 _FIRST_IDS = {
     "customer_ids": 1_000_000_005_000_001,
@@ -92,6 +95,18 @@ class Stage:
         with self.database.autocommit() as connection:
             left = connection.execute(text("SELECT actor, subject, last_error FROM tasks")).all()
         assert not left, left
+
+    def park(self, task_id: int, actor: str, subject: str, error: str) -> None:
+        """Store a parked task, as after its last attempt."""
+        values = {
+            "task_id": task_id,
+            "actor": actor,
+            "subject": subject,
+            "error": error,
+            "now": self.clock.moment().now,
+        }
+        with self.database.autocommit() as connection:
+            connection.execute(text(_PARK), values)
 
     def last_event_id(self) -> int:
         """Id of the newest published event."""

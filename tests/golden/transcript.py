@@ -6,6 +6,7 @@ step is a `note` and one of:
     call: CreateLoan            a method, with `request`, or `requests` for a stream
     clock: 2026-02-14 12:00     time passes
     workers: work               relay and actors run until they are idle
+    parked: {task_id, …}        a task whose attempts all failed, as `Stage.park` stores it
 
 Playing a transcript adds the result to each call: `response`, `responses` for a stream, or `error`
 with all details. Generated ids and versions get names at their first appearance, `{loan}`,
@@ -33,13 +34,17 @@ from grpc_status import rpc_status
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     scorecard_service_pb2,
 )
 from tests.golden.stage import Stage
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
-    for file in (credit_service_pb2, ingestion_service_pb2, scorecard_service_pb2)
+    for file in (
+        *(credit_service_pb2, ingestion_service_pb2),
+        *(operations_service_pb2, scorecard_service_pb2),
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -59,7 +64,7 @@ _KIND_OF_FIELD = {
     "next_page_token": "page",
     "page_token": "page",
 }
-_STEP_KEYS = ("note", "clock", "workers", "call")
+_STEP_KEYS = ("note", "clock", "workers", "parked", "call")
 _MOST_ON_A_LINE = 96
 # Ids of these kinds are large enough to be recognized in the middle of a sentence.
 _KNOWN_IN_TEXT = ("customer", "loan", "decision", "payment")
@@ -143,6 +148,8 @@ def _step(step: Mapping[str, Any], stage: Stage, names: Names) -> dict[str, Any]
             stage.clock.set(_time(at))
         case {"workers": "work"}:
             stage.run_workers()
+        case {"parked": task}:
+            stage.park(**task)
         case {"call": name}:
             method = METHODS[name]
             key = "requests" if method.client_streaming else "request"

@@ -18,6 +18,7 @@ from credit_service.settings import Settings
 from credit_service.storage.database import Database
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.operations_service_pb2_grpc import OperationsServiceStub
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 
 _DETAILS: tuple[type[Message], ...] = (
@@ -39,6 +40,7 @@ class Edge:
     credit: CreditServiceStub
     ingestion: IngestionServiceStub
     scorecards: ScorecardServiceStub
+    operations: OperationsServiceStub
     health: health_pb2_grpc.HealthStub
 
     @classmethod
@@ -51,6 +53,7 @@ class Edge:
             CreditServiceStub(channel),
             IngestionServiceStub(channel),
             ScorecardServiceStub(channel),
+            OperationsServiceStub(channel),
             health_pb2_grpc.HealthStub(channel),
         )
 

@@ -24,6 +24,7 @@ from credit_service.v1 import (
     credit_service_pb2,
     error_reason_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     scorecard_service_pb2,
 )
 from credit_service.v1.options_pb2 import scope
@@ -33,6 +34,7 @@ SERVICES = {
     "CreditService": credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     "IngestionService": ingestion_service_pb2.DESCRIPTOR.services_by_name["IngestionService"],
     "ScorecardService": scorecard_service_pb2.DESCRIPTOR.services_by_name["ScorecardService"],
+    "OperationsService": operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"],
 }
 SCOPES = {
     "credit.read",
@@ -471,6 +473,16 @@ CONTRACT: dict[str, tuple[str, set[str], set[str]]] = {
     ),
     "SetTrialScorecard": ("policy.write", {"request_id", "version", "end"}, {"scorecard"}),
     "RetireScorecard": ("policy.write", {"request_id", "version"}, {"scorecard"}),
+    "ListParkedTasks": (
+        "admin",
+        {"actor", "task_id", *LIST_REQUEST},
+        {
+            *("tasks.task_id", "tasks.actor", "tasks.subject", "tasks.attempts"),
+            *("tasks.created_time", "tasks.parked_time", "tasks.last_error", "next_page_token"),
+        },
+    ),
+    "RetryParkedTask": ("admin", {"request_id", "task_id"}, {"task_id", "actor", "subject"}),
+    "DiscardParkedTask": ("admin", {"request_id", "task_id"}, {"task_id", "actor", "subject"}),
     "GetTrialResults": ("policy.read", {"version"}, {"version", "results.flip_examples"}),
     "BacktestScorecard": (
         "policy.read",
@@ -606,7 +618,7 @@ def test_only_methods_that_write_are_not_marked_free_of_side_effects() -> None:
         if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
     }
     assert writing == STREAMS_IN | {
-        *("CancelIngestion", "RevertIngestion"),
+        *("CancelIngestion", "RevertIngestion", "RetryParkedTask", "DiscardParkedTask"),
         *("RegisterCustomer", "UpdateCustomer"),
         *("CreateLoan", "RecordPayment", "ReversePayment", "ReviewDecision"),
         *("CreateLoanOffer", "AcceptLoanOffer", "WithdrawLoanOffer"),

@@ -25,6 +25,7 @@ from credit_service.settings import Settings
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     scorecard_service_pb2,
 )
 from tests import balancer
@@ -428,6 +429,7 @@ def test_the_balancer_counts_streams_separately() -> None:
             credit_service_pb2.DESCRIPTOR,
             ingestion_service_pb2.DESCRIPTOR,
             scorecard_service_pb2.DESCRIPTOR,
+            operations_service_pb2.DESCRIPTOR,
         )
         for service in file.services_by_name.values()
         for method in service.methods

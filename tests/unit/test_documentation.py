@@ -17,6 +17,7 @@ from credit_service.v1 import (
     credit_service_pb2,
     event_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     scorecard_service_pb2,
 )
 from credit_service.v1.options_pb2 import scope
@@ -32,7 +33,10 @@ PAGES = sorted(
 REFERENCE = ROOT / "docs" / "reference"
 SERVICES = [
     service
-    for file in (credit_service_pb2, ingestion_service_pb2, scorecard_service_pb2)
+    for file in (
+        *(credit_service_pb2, ingestion_service_pb2),
+        *(operations_service_pb2, scorecard_service_pb2),
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
 ]
 

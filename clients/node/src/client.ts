@@ -27,6 +27,7 @@ import {
   type IngestRowsResponse,
   IngestionService,
 } from "./gen/credit_service/v1/ingestion_service_pb.js";
+import { OperationsService } from "./gen/credit_service/v1/operations_service_pb.js";
 import { ScorecardService } from "./gen/credit_service/v1/scorecard_service_pb.js";
 
 /** Timeouts and retries. */
@@ -65,15 +66,16 @@ const LOCAL = /^(localhost|127(\.\d+){3}|\[::1\]):\d+$/;
 /**
  * Calls of the credit service over one connection.
  *
- * `credit`, `scorecards` and `ingestions` have the methods of the contract. A unary call returns its
- * response or throws ServiceError. It gives a write without a request id a random one, and repeats a
- * call that found no server or a busy one, always with the same id. `timeoutMs` of a call is the time
- * for all attempts.
+ * `credit`, `scorecards`, `ingestions` and `operations` have the methods of the contract. A unary call
+ * returns its response or throws ServiceError. It gives a write without a request id a random one, and
+ * repeats a call that found no server or a busy one, always with the same id. `timeoutMs` of a call is
+ * the time for all attempts.
  */
 export class CreditClient {
   readonly credit: Client<typeof CreditService>;
   readonly scorecards: Client<typeof ScorecardService>;
   readonly ingestions: Client<typeof IngestionService>;
+  readonly operations: Client<typeof OperationsService>;
   readonly #patience: Patience;
   readonly #sessions: Http2SessionManager;
   readonly #renewsToken: boolean;
@@ -106,6 +108,7 @@ export class CreditClient {
     this.credit = this.#retrying(CreditService, createClient(CreditService, transport));
     this.scorecards = this.#retrying(ScorecardService, createClient(ScorecardService, transport));
     this.ingestions = this.#retrying(IngestionService, createClient(IngestionService, transport));
+    this.operations = this.#retrying(OperationsService, createClient(OperationsService, transport));
   }
 
   /** Close the connection. */

@@ -69,7 +69,7 @@ def _overview(page: Page) -> dict[str, Any]:
     ingestions, ingestions_problem = ingested.result()
     return {
         "health": health,
-        "healthy": all(status == "SERVING" for _, status in health),
+        "healthy": all(status in ("SERVING", "NOT_SUPPORTED") for _, status in health),
         "rating": _rating(decisions or ()),
         "decisions": list(decisions or ())[:SHOWN_DECISIONS],
         "decisions_problem": decisions_problem,

@@ -26,6 +26,7 @@ from credit_service.rpc.calls.record_ids import MAX_IDS, Ids
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     options_pb2,
     scorecard_service_pb2,
 )
@@ -51,6 +52,7 @@ _SCOPES: dict[str, str] = {
         credit_service_pb2.DESCRIPTOR,
         ingestion_service_pb2.DESCRIPTOR,
         scorecard_service_pb2.DESCRIPTOR,
+        operations_service_pb2.DESCRIPTOR,
     )
     for service in file.services_by_name.values()
     for method in service.methods

@@ -21,17 +21,22 @@ from credit_service.storage.database import Database
 from credit_service.v1 import (
     credit_service_pb2,
     ingestion_service_pb2,
+    operations_service_pb2,
     scorecard_service_pb2,
 )
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.operations_service_pb2_grpc import OperationsServiceStub
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from tests.integration import portfolio
 from tests.integration.conftest import Edge, refusal_of
 
 WRITES = {
     method.name: method
-    for file in (credit_service_pb2, ingestion_service_pb2, scorecard_service_pb2)
+    for file in (
+        *(credit_service_pb2, ingestion_service_pb2),
+        *(operations_service_pb2, scorecard_service_pb2),
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if method.GetOptions().idempotency_level != MethodOptions.NO_SIDE_EFFECTS
@@ -71,6 +76,8 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "SetTrialScorecard": {"version": "strict-1"},
     "RetireScorecard": {"version": "strict-1"},
     "CancelIngestion": {"ingestion_id": "5b0c1f0e-6f0a-4c55-9a57-2f4f0c1d7a02"},
+    "RetryParkedTask": {"task_id": 1},
+    "DiscardParkedTask": {"task_id": 1},
     "RevertIngestion": {"ingestion_id": "5b0c1f0e-6f0a-4c55-9a57-2f4f0c1d7a02"},
 }
 """A request of each writing method, complete except for its request id."""
@@ -101,6 +108,7 @@ def stored(database: Database) -> dict[str, int]:
             for table in (
                 *("customers", "decisions", "payments", "requests", "events"),
                 *("loan_offers", "referrals", "scorecards", "scorecard_changes"),
+                "task_actions",
             )
         }
 
@@ -116,6 +124,7 @@ def test_a_write_without_a_request_id_is_rejected_before_it_writes(
             "CreditService": CreditServiceStub(channel),
             "IngestionService": IngestionServiceStub(channel),
             "ScorecardService": ScorecardServiceStub(channel),
+            "OperationsService": OperationsServiceStub(channel),
         }
         for name, method in WRITES.items():
             stub = stubs[method.containing_service.name]

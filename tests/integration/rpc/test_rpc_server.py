@@ -48,6 +48,7 @@ from tests.integration.conftest import Edge, code_of, refusal_of
 SERVICES = [
     "credit_service.v1.CreditService",
     "credit_service.v1.IngestionService",
+    "credit_service.v1.OperationsService",
     "credit_service.v1.ScorecardService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
@@ -184,8 +185,8 @@ def test_health_is_reported_per_service_and_follows_the_database(
     def health_of(service: str) -> Any:
         return server.health.Check(health_pb2.HealthCheckRequest(service=service)).status
 
-    known = ["", *SERVICES[:3]]
-    assert [health_of(service) for service in known] == [SERVING] * 4
+    known = ["", *SERVICES[:4]]
+    assert [health_of(service) for service in known] == [SERVING] * 5
     listed = server.health.List(health_pb2.HealthListRequest()).statuses
     assert {name: status.status for name, status in listed.items()} == dict.fromkeys(known, SERVING)
     with pytest.raises(grpc.RpcError) as caught:
@@ -204,7 +205,7 @@ def test_health_is_reported_per_service_and_follows_the_database(
     with monkeypatch.context() as patched:
         patched.setattr(schema, "require", out_of_reach)
         eventually(lambda: seen == [SERVING, NOT_SERVING])
-        assert [health_of(service) for service in known] == [NOT_SERVING] * 4
+        assert [health_of(service) for service in known] == [NOT_SERVING] * 5
     eventually(lambda: seen == [SERVING, NOT_SERVING, SERVING])
     watch.cancel()
     reader.join()

@@ -31,6 +31,7 @@ from credit_service.domain.scorecard_json import write_scorecard
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, loan_pb2, offer_pb2, referral_pb2, scorecard_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion_pb
+from credit_service.v1 import operations_service_pb2 as operations_pb
 from credit_service.v1 import scorecard_service_pb2 as scorecard_pb
 from tests.consoles import Answer, Visitor, console
 
@@ -247,6 +248,9 @@ SHOWN_FORMS: Mapping[str, Message] = {
     "GetRepaymentSchedule": pb.GetRepaymentScheduleResponse(
         installments=[loan_pb2.Installment(state=loan_pb2.INSTALLMENT_STATE_UPCOMING)]
     ),
+    "ListParkedTasks": operations_pb.ListParkedTasksResponse(
+        tasks=[operations_pb.ParkedTask(task_id=1)]
+    ),
     "ListPayments": pb.ListPaymentsResponse(payments=[loan_pb2.Payment(payment_id=1)]),
 }
 """Answers with which the pages show their forms."""
@@ -293,7 +297,7 @@ def kept_by(asked: Answer) -> dict[str, str]:
 
 
 # Their forms have no values but the request id.
-WITHOUT_VALUES = ("cancel", "revert", "trial", "end", "retire")
+WITHOUT_VALUES = ("cancel", "revert", "trial", "end", "retire", "retry", "discard")
 
 
 def test_back_without_sending_shows_each_form_with_its_values() -> None:

@@ -123,6 +123,10 @@ def test_an_unknown_method_is_reported_in_words() -> None:
     with serving() as address, console(address) as place:
         status, _, body = ask(place, f"/qa/ingestions/{INGESTION_ID}/annotated")
         home_status, _, home = ask(place, "/qa/")
+        # A service that a server of the previous release does not have.
+        parked_status, _, parked = ask(place, "/qa/parked-tasks")
+    assert parked_status == 501
+    assert b"older than this console" in parked
     assert status == 501
     assert b"UNIMPLEMENTED" in body
     assert b"older than this console" in body

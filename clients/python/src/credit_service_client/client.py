@@ -14,6 +14,7 @@ from credit_service.v1.credit_service_pb2 import WatchCreditEventsRequest
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
 from credit_service.v1.ingestion_pb2 import CustomerRow, LoanRow
 from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from credit_service.v1.operations_service_pb2_grpc import OperationsServiceStub
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from credit_service_client.channel import (
     TokenFile,
@@ -43,9 +44,9 @@ class _Page(Protocol):
 class CreditClient:
     """Calls of the credit service over one connection. Thread-safe.
 
-    `credit`, `scorecards` and `ingestions` have the methods of the contract, with its messages and
-    their types. A call returns its response or raises `ServiceError`; it is retried, and a write
-    gets a request id, as `RetryingMethod` says. Methods with streams are those of gRPC.
+    `credit`, `scorecards`, `ingestions` and `operations` have the methods of the contract, with its
+    messages and their types. A call returns its response or raises `ServiceError`; it is retried,
+    and a write gets a request id, as `RetryingMethod` says. Methods with streams are those of gRPC.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class CreditClient:
         self.credit = self._retrying(CreditServiceStub(self.channel))
         self.scorecards = self._retrying(ScorecardServiceStub(self.channel))
         self.ingestions = self._retrying(IngestionServiceStub(self.channel))
+        self.operations = self._retrying(OperationsServiceStub(self.channel))
 
     def __enter__(self) -> Self:
         return self

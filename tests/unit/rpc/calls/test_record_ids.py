@@ -9,7 +9,11 @@ from google.type.money_pb2 import Money
 from credit_service.rpc.calls import record_ids
 from credit_service.rpc.calls.record_ids import Ids, collect_ids
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service.v1 import ingestion_service_pb2, scorecard_service_pb2
+from credit_service.v1 import (
+    ingestion_service_pb2,
+    operations_service_pb2,
+    scorecard_service_pb2,
+)
 
 UUID = "0199d5c4-0000-7000-8000-0000000000aa"
 
@@ -86,7 +90,10 @@ def test_every_id_of_the_contract_is_found() -> None:
         below = [each for _, each in (*plan.messages, *plan.lists)]
         return {name for name, _ in plan.fields}.union(*map(planned, below))
 
-    files = (pb.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR, scorecard_service_pb2.DESCRIPTOR)
+    files = (
+        *(pb.DESCRIPTOR, ingestion_service_pb2.DESCRIPTOR),
+        *(operations_service_pb2.DESCRIPTOR, scorecard_service_pb2.DESCRIPTOR),
+    )
     for file in files:
         for message in file.message_types_by_name.values():
             assert planned(record_ids._plan(message, ())) == named(message)

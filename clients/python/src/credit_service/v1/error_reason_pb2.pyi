@@ -471,6 +471,18 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
     "SUCCEEDED"}
     """
+    ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 88
+    """NOT_FOUND, with google.rpc.ResourceInfo. No such task. It never existed, its work is done, or it
+    was discarded.
+
+    Example metadata: {"task_id": "42"}
+    """
+    ERROR_REASON_TASK_NOT_PARKED: _ErrorReason.ValueType  # 89
+    """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The task is not parked: it waits for a
+    worker, or one works on it. Another caller may have retried it. List the parked tasks again.
+
+    Example metadata: {"task_id": "42", "state": "RUNNING"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in the google.rpc.ErrorInfo of every error, with domain
@@ -927,4 +939,16 @@ and did not record which rows it inserted. Import a corrected file with on_exist
 
 Example metadata: {"ingestion_id": "5f0c5d6e-4f1c-4a52-9a3f-0c5b7a1e2d3f", "state":
 "SUCCEEDED"}
+"""
+ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 88
+"""NOT_FOUND, with google.rpc.ResourceInfo. No such task. It never existed, its work is done, or it
+was discarded.
+
+Example metadata: {"task_id": "42"}
+"""
+ERROR_REASON_TASK_NOT_PARKED: ErrorReason.ValueType  # 89
+"""FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The task is not parked: it waits for a
+worker, or one works on it. Another caller may have retried it. List the parked tasks again.
+
+Example metadata: {"task_id": "42", "state": "RUNNING"}
 """

@@ -19,7 +19,7 @@ scope: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.MethodOptions, bu
   policy.read   reads, compares and backtests scorecards
   policy.write  creates, tries, activates and retires scorecards
   ingest        sends rows and files, lists all ingestions, reads the row errors of its own
-  admin         operates the service
+  admin         operates the service: parked tasks, the ingestions of all callers
 Some requests need one more scope, in addition to the method's own:
   ingest.update replaces stored facts, including approved limits (on_existing UPDATE)
 The server denies calls to a method that declares no scope. A server without authentication
