@@ -19,6 +19,17 @@ from credit_service.cli.output import note, out
 MAX_DAYS = 365
 _CLIENT_SCOPES = b'{"developer": ["credit.read", "credit.write", "ingest"]}\n'
 _EARLIER = timedelta(minutes=5)  # for machines whose clock is behind
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=False,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +66,10 @@ def create(folder: Path, hosts: Sequence[str], days: int) -> int:
     client = _issued(
         authority, client_key, "developer", ExtendedKeyUsageOID.CLIENT_AUTH, client_name
     )
-    ca = _builder(authority, authority.key, authority.name).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True
+    ca = (
+        _builder(authority, authority.key, authority.name)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_SIGNS_CERTIFICATES, critical=True)
     )
     contents = (
         _pem(ca.sign(authority.key, hashes.SHA256())),
@@ -96,14 +109,21 @@ def _named(name: str) -> x509.Name:
 def _builder(
     authority: _Authority, key: ec.EllipticCurvePrivateKey, subject: x509.Name
 ) -> x509.CertificateBuilder:
+    # RFC 5280 requires the key identifiers, and Python 3.13 checks it.
+    public_key = key.public_key()
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(authority.name)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(authority.begin)
         .not_valid_after(authority.end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
+            critical=False,
+        )
     )
 
 

@@ -31,6 +31,8 @@ def _contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     server.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
     client = ssl.create_default_context(cafile=folder / "ca.pem")
     client.load_cert_chain(folder / "client.pem", folder / "client-key.pem")
+    for each in (client, server):
+        each.verify_flags |= ssl.VERIFY_X509_STRICT  # the default of Python 3.13
     return client, server
 
 
