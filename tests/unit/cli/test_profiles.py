@@ -2,14 +2,19 @@
 
 import json
 import stat
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from credit_service.cli import app, profiles
 from credit_service.cli.common import DEFAULT_ADDRESS, Target, UsageError
 from credit_service.cli.profiles import Profile, Profiles
+from credit_service.v1.scorecard_service_pb2 import ListScorecardsResponse
 
 PROD = Profile("prod.example:50051", "/p/ca.pem", "/p/client.pem", "/p/client.key", "/p/token")
 TEST = Profile("test.example:50051")
@@ -222,3 +227,59 @@ def test_login_rejects(
     assert (code, message in errors) == (2, True), errors
     assert "secret" not in errors
     assert profiles.load() == before
+
+
+@contextmanager
+def _answering(code: grpc.StatusCode) -> Iterator[str]:
+    """The address of a service that answers each call with this status, and OK with a token."""
+
+    def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        metadata = dict(context.invocation_metadata())
+        if code is not grpc.StatusCode.OK or metadata.get("authorization") != "Bearer secret":
+            context.abort(code, "no")
+        return ListScorecardsResponse().SerializeToString()
+
+    class Answering(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # no types at run time
+        def service(self, _details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Answering()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (grpc.StatusCode.OK, 0),
+        # The service knows the caller, who may not list scorecards.
+        (grpc.StatusCode.PERMISSION_DENIED, 0),
+        (grpc.StatusCode.UNAUTHENTICATED, 1),
+        (grpc.StatusCode.INTERNAL, 3),
+    ],
+    ids=lambda each: getattr(each, "name", None),
+)
+def test_login_saves_what_the_service_accepts(
+    status: grpc.StatusCode,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On loopback a token needs no TLS."""
+    monkeypatch.chdir(tmp_path)
+    Path("token").write_text("secret\n")
+    before = profiles.load()
+    with _answering(status) as address:
+        assert app.run(["login", "new", "--address", address, "--token-file", "token"]) == code
+    errors = capsys.readouterr().err
+    saved = profiles.load()
+    if code:
+        assert errors.startswith(f"error: {status.name}")
+        assert saved == before
+    else:
+        assert saved.default == "new"
+        assert saved.profiles["new"] == Profile(address, token_file=str(tmp_path / "token"))
+        assert saved.profiles["prod"] == PROD

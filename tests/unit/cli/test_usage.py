@@ -5,11 +5,13 @@ import subprocess
 import sys
 from typing import get_args
 
+import grpc
 import pytest
 
-from credit_service.cli import app
+from credit_service.cli import app, failures
 from credit_service.cli.commands.events import EventType
 from credit_service.v1 import event_pb2
+from credit_service_client.errors import ServiceError
 
 _MISTAKES = {
     "chek": "there is no command chek. Did you mean check? See `credit-service --help`.",
@@ -65,3 +67,13 @@ def test_events_of_every_type_can_be_selected() -> None:
     known = event_pb2.CreditEventType.DESCRIPTOR.values_by_name
     names = {each.removeprefix("CREDIT_EVENT_TYPE_") for each in known}
     assert set(get_args(EventType)) == names - {"UNSPECIFIED"}
+
+
+@pytest.mark.parametrize("problem", ["missing", "expired"])
+def test_a_call_without_a_token_says_how_to_give_one(
+    problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = {"problem": problem}
+    error = ServiceError(grpc.StatusCode.UNAUTHENTICATED, "No.", metadata=metadata)
+    assert failures.report(error) == 1
+    assert ("--token-file or CREDIT_TOKEN" in capsys.readouterr().err) == (problem == "missing")
