@@ -488,7 +488,9 @@ def _decode(customer_id: int, value: bytes) -> CachedPosition | None:
     Memoized by the stored bytes: repeated reads of the same customer decode once.
     """
     try:
-        fields: list[Any] = json.loads(value)
+        fields = json.loads(value)
+        if not isinstance(fields, list):
+            return None
         version, scorecard_version, *figures, as_of, valid_until, held, installments = fields[:-4]
         known, oldest_unpaid_due, npa_since, master = fields[-4:]
         if len(figures) != _FIGURES:
