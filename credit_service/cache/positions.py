@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import islice, repeat
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import redis
 import structlog
