@@ -210,7 +210,7 @@ func TestProgressStartsTheTimeForGivingUpAnew(t *testing.T) {
 		return status.Error(codes.Aborted, "after every batch")
 	}
 	serve(t, service, nil)
-	// Each pause takes half of the time or more, so that two in a row are too many.
+	// Each pause takes a third of the time or more, so that four in a row are too many.
 	patience := creditclient.Patience{
 		GiveUp: 150 * time.Millisecond, FirstPause: 100 * time.Millisecond, LongestPause: 100 * time.Millisecond,
 	}
@@ -421,6 +421,20 @@ func TestAWatchWithoutAServerIsGivenUp(t *testing.T) {
 	}
 	if failures != 1 {
 		t.Errorf("%d failures", failures)
+	}
+}
+
+func TestAnEventStartsTheTimeForGivingUpAnew(t *testing.T) {
+	s := &service{watch: func(number int, stream watchStream) error {
+		return sending(stream, event(7+int64(number)))
+	}}
+	// Each pause takes a third of the time or more, so that four in a row are too many.
+	patience := creditclient.Patience{
+		GiveUp: 150 * time.Millisecond, FirstPause: 100 * time.Millisecond, LongestPause: 100 * time.Millisecond,
+	}
+	ids, _, err := watching(t, s, creditclient.Options{Patience: patience}, 6)
+	if want := []int64{8, 9, 10, 11, 12, 13}; !slices.Equal(ids, want) || err != nil {
+		t.Errorf("events %d, %v", ids, err)
 	}
 }
 

@@ -43,7 +43,7 @@ func (c *Client) Watch(
 				attempts.progressed()
 			}
 			failed := serviceError(err)
-			if received && failed.Code == codes.DeadlineExceeded && ctx.Err() == nil {
+			if received && failed.Code == codes.DeadlineExceeded {
 				continue
 			}
 			// The token has expired; the file may have a new one.
