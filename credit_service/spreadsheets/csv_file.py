@@ -11,6 +11,7 @@ from credit_service.spreadsheets import headers as spreadsheet_headers
 from credit_service.spreadsheets.cell_values import is_blank
 from credit_service.spreadsheets.columns import Kind, TableKind
 from credit_service.spreadsheets.table import (
+    MAX_COLUMNS,
     MAX_HEADER_ROWS,
     Block,
     Piece,
@@ -64,6 +65,7 @@ def _headed_csv(file: BinaryIO, kind: TableKind | None) -> tuple[list[_Record], 
     best = (-1, 0)
     filled = 0
     for record in records:
+        _cut(record[1])
         read.append(record)
         if all(map(is_blank, record[1])):
             continue
@@ -76,6 +78,17 @@ def _headed_csv(file: BinaryIO, kind: TableKind | None) -> tuple[list[_Record], 
     if not filled:
         raise SpreadsheetError("FILE_EMPTY", "The file holds no row.")
     return read[: best[1]], chain(read[best[1] :], records)
+
+
+def _cut(cells: list[str]) -> None:
+    """Remove the blank cells beyond the last column; reject others, as in a workbook."""
+    if not all(map(is_blank, cells[MAX_COLUMNS:])):
+        raise SpreadsheetError(
+            "FILE_UNSAFE",
+            f"The file has values beyond its first {MAX_COLUMNS} columns (A to ZZ);"
+            " delete the columns after the last one that is needed.",
+        )
+    del cells[MAX_COLUMNS:]
 
 
 _SEPARATORS = ",;\t|"
@@ -125,7 +138,9 @@ def _separator(text: io.TextIOWrapper, kind: TableKind | None) -> tuple[str, int
     def rank(separator: str) -> tuple[int, int]:
         split = csv.reader(lines, delimiter=separator)
         try:
-            known = max(spreadsheet_headers.known_columns(cells, kind) for cells in split)
+            known = max(
+                spreadsheet_headers.known_columns(cells[:MAX_COLUMNS], kind) for cells in split
+            )
         except csv.Error:
             known = 0
         return known, lines[0].count(separator)

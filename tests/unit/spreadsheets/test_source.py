@@ -84,6 +84,13 @@ def test_csv_is_read_as_text_with_the_numbers_of_its_lines() -> None:
     assert columns["monthly_installment"] == ["8884.88", "8884.88"]
 
 
+def test_csv_may_have_702_columns_and_empty_ones_beyond() -> None:
+    assert len(LOAN_HEADERS) == 9
+    content = csv_of((*LOAN_HEADERS, *["x"] * 693, *[""] * 9), (*A_LOAN, *["y"] * 693, *[""] * 9))
+    numbers, _, overlong = read(content, "loans.csv")
+    assert (numbers, overlong) == ([2], [])
+
+
 def test_csv_fields_may_be_quoted_and_hold_line_ends() -> None:
     content = (
         b"\xef\xbb\xbf"
@@ -343,6 +350,7 @@ def test_columns_may_begin_right_of_the_first() -> None:
         (csv_of(("Customer ID", "CustomerID", *LOAN_HEADERS[1:])), "l.csv", "COLUMN_AMBIGUOUS"),
         (csv_of(LOAN_HEADERS) + b"1,\xff\xfe,3", "loans.csv", "FILE_UNREADABLE"),
         (csv_of(LOAN_HEADERS) + b'1,"never closed,3', "loans.csv", "FILE_UNREADABLE"),
+        (csv_of((*LOAN_HEADERS, *["x"] * 694), A_LOAN), "wide.csv", "FILE_UNSAFE"),
         (workbook("<html><body/></html>"), "loans.xlsx", "FILE_UNREADABLE"),
         (workbook(sheet_xml([LOAN_HEADERS, A_LOAN])[:-40]), "loans.xlsx", "FILE_UNREADABLE"),
         (
