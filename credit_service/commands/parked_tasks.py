@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-from credit_service import failpoints
 from credit_service.clock import Moment
 from credit_service.commands.idempotency import request_id_reused
 from credit_service.domain.errors import NotFoundError, PreconditionFailedError
@@ -45,7 +44,6 @@ def act_on_parked_task(
             done = TaskAction(action, task)
             if not task_actions.add(connection, request_id, done, moment, principal):
                 raise LostRaceError
-        failpoints.reach("parked_task.after_commit")
         return task
 
     return database.retry(attempt)

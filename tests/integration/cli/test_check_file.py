@@ -235,7 +235,7 @@ def test_the_command_saves_the_file_once(
     source.write_bytes(as_csv(HEADER, (customer_id, "", 100_000, 12, 24)))
     command = ["check-file", str(source), "-o", str(output), "--address", server.target]
     assert app.run(command) == 0
-    assert "1 rows, 1 approved, 0 errors." in " ".join(capsys.readouterr().out.split())
+    assert "1 row, 1 approved, 0 errors." in " ".join(capsys.readouterr().out.split())
     assert rows_of_csv(output.read_bytes())[1][5] == "APPROVED"
     assert app.run(command) == 1
     assert "already exists" in capsys.readouterr().err

@@ -56,6 +56,7 @@ def test_buf_lists_and_calls_methods_by_reflection(server: Edge, protocol: str) 
     assert services.stdout.split() == [
         "credit_service.v1.CreditService",
         "credit_service.v1.IngestionService",
+        "credit_service.v1.OperationsService",
         "credit_service.v1.ScorecardService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",

@@ -40,7 +40,7 @@ from credit_service.spreadsheets.cell_values import Cell
 from credit_service.spreadsheets.columns import Kind
 from credit_service.spreadsheets.headers import REASONS_HEADER, SUMMARY_TITLE
 from credit_service.spreadsheets.source import open_source, open_table
-from credit_service.spreadsheets.table import SpreadsheetError
+from credit_service.spreadsheets.table import MAX_COLUMNS, SpreadsheetError
 from tests.unit.spreadsheets.workbooks import (
     A_LOAN,
     CUSTOMER_HEADERS,
@@ -374,7 +374,8 @@ def test_a_summary_sheet_is_detected_by_its_first_row() -> None:
 
 
 def test_values_that_a_sheet_cannot_contain_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = csv_of((*LOAN_HEADERS, *(f"C{number}" for number in range(700))), A_LOAN)
+    more = (f"C{number}" for number in range(MAX_COLUMNS - len(LOAN_HEADERS)))
+    wide = csv_of((*LOAN_HEADERS, *more), A_LOAN)
     with pytest.raises(AnnotationError) as caught:
         annotated(wide, "l.csv", marks=[])
     assert caught.value.code == "TOO_LARGE_FOR_A_SHEET"
