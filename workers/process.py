@@ -16,6 +16,7 @@ from credit_service.observability import metrics
 from credit_service.postgresql_url import shown_hosts
 from credit_service.processes.termination import Termination
 from credit_service.settings import Settings
+from credit_service.storage import schema
 from credit_service.storage.database import Database
 from credit_service.storage.retention import TABLES
 from credit_service.storage.tasks import Task
@@ -32,6 +33,7 @@ _STATEMENT_TIMEOUT_SECONDS = 120.0
 # A batch of a thousand entries takes longer than the timeout of a call allows.
 _CACHE_TIMEOUT_SECONDS = 2.0
 _TIMETABLE_SECONDS = 1.0
+_SCHEMA_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -118,6 +120,25 @@ class WorkerProcess:
             expired = ExpiredRows(database, retention_of(settings), self._resources.stopping)
             loops.append(Loop("retention", expired.step, POLL_SECONDS))
         return loops
+
+    def wait_for_schema(self, termination: Termination) -> bool:
+        """Wait until the database has the schema of this release. Return False if a signal asked
+        this process to stop before.
+
+        With an older schema every attempt of a task fails, and the task is parked.
+        """
+        found = ""
+        while not termination.requested:
+            try:
+                schema.require(self._resources.database)
+            except Exception as error:  # noqa: BLE001 - such as a password: logged, and tried again
+                if str(error) != found:
+                    found = str(error)
+                    log.warning("worker_waits", reason=found)
+                termination.wait(timeout_seconds=_SCHEMA_SECONDS)
+            else:
+                return True
+        return False
 
     def start(self) -> None:
         """Start every thread. The database and Redis may still be unreachable."""
@@ -232,6 +253,8 @@ def _run_in_parallel(calls: Sequence[Callable[[], None]]) -> None:
 def run(process: WorkerProcess) -> None:
     """Run until SIGTERM or SIGINT, then stop in order. A second signal kills the process."""
     termination = Termination(second_kills=True)
+    if not process.wait_for_schema(termination):
+        return
     process.start()
     # Without it, the first file would wait for pandas to be imported.
     threading.Thread(target=uploads.prepare, name="prepare", daemon=True).start()

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT as a flag to poll."""
 
+import math
 import signal
 import threading
 import time
@@ -28,9 +29,12 @@ class Termination:
         if self._second_kills:
             signal.signal(number, signal.SIG_DFL)
 
-    def wait(self, other: threading.Event | None = None) -> None:
-        """Wait until a signal asks this process to stop, or until `other` is set."""
-        while not self.requested:
+    def wait(
+        self, other: threading.Event | None = None, *, timeout_seconds: float = math.inf
+    ) -> None:
+        """Wait until a signal asks this process to stop, until `other` is set, or for that time."""
+        until = time.monotonic() + timeout_seconds
+        while not self.requested and time.monotonic() < until:
             if other is None:
                 time.sleep(POLL_SECONDS)
             elif other.wait(POLL_SECONDS):

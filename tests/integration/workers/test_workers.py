@@ -169,6 +169,42 @@ def test_relays_and_actors_may_run_in_several_processes(lab: Lab) -> None:
 
 
 @pytest.mark.slow
+def test_a_worker_waits_for_the_migrations_of_its_release(lab: Lab) -> None:
+    def waits() -> bool:
+        with lab.database.autocommit() as connection:
+            queries = connection.execute(
+                text(
+                    "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name = 'credit-service worker'"
+                )
+            )
+            return any("alembic_version" in query for query in queries.scalars())
+
+    def set_revision(revision: str) -> str:
+        with lab.database.autocommit() as connection:
+            before = str(
+                connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            )
+            connection.execute(
+                text("UPDATE alembic_version SET version_num = :new"), {"new": revision}
+            )
+        return before
+
+    newest = set_revision("0001")
+    lab.enqueue("quick", "a")
+    with worker(lab.environment) as stopped:
+        wait_until(waits, seconds=30)
+        stopped.terminate()
+        assert stopped.wait(timeout=30) == 0
+    assert lab.done() == []
+    with worker(lab.environment):
+        wait_until(waits, seconds=30)
+        set_revision(newest)
+        lab.wait_until_all_done()
+    assert lab.done() == ["a"]
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(lab: Lab) -> None:
     subjects = [str(number) for number in range(500)]
     with worker(lab.environment) as first:
