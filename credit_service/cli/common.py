@@ -152,6 +152,16 @@ class Target(Endpoint):
 
 CustomerId = Annotated[int, Parameter(help="Id of the customer.")]
 LoanId = Annotated[int, Parameter(help="Id of the loan.")]
+OfferId = Annotated[int, Parameter(help="Id of the offer.")]
+LoanAmount = Annotated[str, Parameter(help="Amount in rupees, such as 100000 or 1,00,000.50.")]
+Rate = Annotated[str, Parameter(help="Interest rate in percent a year, such as 10.5.")]
+TenureMonths = Annotated[int, Parameter(help="Number of monthly installments.")]
+LenderCharges = Annotated[
+    str | None, Parameter(help="Charges of the lender in rupees, with tax. Default: none.")
+]
+ThirdPartyCharges = Annotated[
+    str | None, Parameter(help="Charges of third parties in rupees, with tax. Default: none.")
+]
 AsOf = Annotated[
     date | None,
     Parameter(

@@ -1,4 +1,4 @@
-"""`customer`, `update-customer` and `changes`."""
+"""`customer`, `customers`, `register-customer`, `update-customer` and `changes`."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 from credit_service.cli.amounts import read_money
 from credit_service.cli.common import ExitCode, Format, Target, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
-from credit_service.cli.output import Listing, instant, money, note, print_data
+from credit_service.cli.output import Listing, instant, money, print_data
 from credit_service.cli.scores import show_as_of
 from credit_service.cli.service import (
     date_of,
@@ -15,13 +15,13 @@ from credit_service.cli.service import (
     list_pages,
     print_facts,
     print_list,
+    repeatable,
     service_at,
 )
 from credit_service.client.display import enum_name, inr, words
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2
 from credit_service.v1.customer_pb2 import Customer
-from credit_service_client.errors import ServiceError
 
 
 def customer(
@@ -75,6 +75,37 @@ def _arrears(found: Customer) -> str:
     return f"{found.days_past_due} days past due, {asset_class}" + (since and f" since {since}")
 
 
+@dataclass(frozen=True, slots=True)
+class NewCustomer:
+    """Arguments of `register-customer`."""
+
+    first_name: str
+    last_name: str
+    age: int
+    income: str
+    phone: str
+    request_id: UUID | None
+
+
+def register_customer(target: Target, new: NewCustomer, form: Format) -> int:
+    """Store a new customer, with a new request id unless one is given. Raises UsageError,
+    ServiceError."""
+    request_id = new.request_id or uuid4()
+    request = pb.RegisterCustomerRequest(
+        request_id=str(request_id),
+        first_name=new.first_name,
+        last_name=new.last_name,
+        age=new.age,
+        monthly_income=read_money(new.income),
+        phone_number=new.phone,
+    )
+    with repeatable(request_id, "the customer was registered"), service_at(target) as service:
+        response = service.RegisterCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
+    if not print_data(form, response):
+        show_customer(response.customer)
+    return ExitCode.GOOD
+
+
 _BY_RULE = "rule"
 """The limit that follows the income."""
 
@@ -98,16 +129,8 @@ def update_customer(target: Target, change: CustomerChange, form: Format) -> int
     ServiceError."""
     request_id = change.request_id or uuid4()
     request = _update_request(change, request_id)
-    try:
-        with service_at(target) as service:
-            response = service.UpdateCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
-    except (ServiceError, KeyboardInterrupt) as error:
-        if not isinstance(error, ServiceError) or error.unavailable:
-            note(
-                "It is unknown whether the customer was changed. To retry safely, repeat the "
-                f"command with --request-id {request_id}: the change is made only once."
-            )
-        raise
+    with repeatable(request_id, "the customer was changed"), service_at(target) as service:
+        response = service.UpdateCustomer(request, timeout=CALL_TIMEOUT_SECONDS)
     if not print_data(form, response):
         show_customer(response.customer)
     return ExitCode.GOOD

@@ -1,4 +1,7 @@
-"""`decisions` and `decision`."""
+"""`decisions`, `decision` and `review-decision`."""
+
+from dataclasses import dataclass
+from uuid import UUID, uuid4
 
 from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
@@ -19,7 +22,15 @@ from credit_service.cli.output import (
     print_data,
 )
 from credit_service.cli.scores import show_score
-from credit_service.cli.service import by, day_text, list_pages, print_facts, print_list, service_at
+from credit_service.cli.service import (
+    by,
+    day_text,
+    list_pages,
+    print_facts,
+    print_list,
+    repeatable,
+    service_at,
+)
 from credit_service.client.display import enum_name, inr
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, referral_pb2
@@ -84,9 +95,13 @@ def decision(target: Target, decision_id: int, form: Format) -> int:
         response = service.GetDecision(request, timeout=CALL_TIMEOUT_SECONDS)
     if print_data(form, response):
         return ExitCode.GOOD
-    found = response.decision
+    _show_decision(response.decision)
+    return ExitCode.GOOD
+
+
+def _show_decision(found: decision_pb2.Decision) -> None:
     what = f", {made(found)}" if found.approved else ""
-    print_outcome(found, f"Decision {decision_id}: {outcome_name(found)}{what}")
+    print_outcome(found, f"Decision {found.decision_id}: {outcome_name(found)}{what}")
     show_reasons(found)
     if found.HasField("counter_offer"):
         show_counter_offer(found.counter_offer)
@@ -120,4 +135,31 @@ def decision(target: Target, decision_id: int, form: Format) -> int:
     )
     show_rules(found.rule_results)
     show_score(found.credit_score)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Arguments of `review-decision`; `verdict` is 'approve' or 'decline'."""
+
+    decision_id: int
+    verdict: str
+    reason: str
+    request_id: UUID | None
+
+
+def review_decision(target: Target, review: Review, form: Format) -> int:
+    """Review a referred decision and show the decision that an approval made, or else the referred
+    one; with a new request id unless one is given. A decline also exits with GOOD. Raises
+    ServiceError."""
+    request_id = review.request_id or uuid4()
+    request = pb.ReviewDecisionRequest(
+        request_id=str(request_id),
+        decision_id=review.decision_id,
+        verdict=referral_pb2.ReviewVerdict.Value(f"REVIEW_VERDICT_{review.verdict.upper()}"),
+        reason=review.reason,
+    )
+    with repeatable(request_id, "the decision was reviewed"), service_at(target) as service:
+        response = service.ReviewDecision(request, timeout=CALL_TIMEOUT_SECONDS)
+    if not print_data(form, response):
+        _show_decision(response.decision)
     return ExitCode.GOOD

@@ -1,4 +1,4 @@
-"""`loans`, `loan`, `schedule`, `offers`, `key-facts`, `overdue` and `arrears`."""
+"""`loans`, `loan`, `schedule`, `key-facts`, `overdue` and `arrears`."""
 
 from collections.abc import Iterable
 
@@ -92,29 +92,6 @@ def arrears(target: Target, customer_id: int, form: Format) -> int:
     return ExitCode.GOOD
 
 
-def offers(target: Target, customer_id: int, limit: int, form: Format) -> int:
-    """List a customer's offers, latest first."""
-    request = pb.ListLoanOffersRequest(customer_id=customer_id)
-    with service_at(target) as service:
-        found, more = list_pages(service.ListLoanOffers, request, "offers", limit)
-    table = Listing(
-        ("offer", "right"), ("amount", "right"), ("rate", "right"), ("APR", "right"),
-        ("installment", "right"), "state", "valid until", ("loan", "right"),
-    )  # fmt: skip
-    for each in found:
-        table.add(
-            str(each.offer_id),
-            money(each.loan_amount),
-            percent(each.interest_rate),
-            percent(each.cost_of_credit.annual_percentage_rate),
-            money(each.monthly_installment),
-            enum_name(each.state, offer_pb2.LoanOfferState),
-            day_text(each.valid_until),
-            str(each.loan_id or ""),
-        )
-    return print_list(table, "offers", found, form, more=more)
-
-
 def loan(target: Target, loan_id: int, customer_id: int | None, form: Format) -> int:
     """Show one loan with its customer."""
     request = pb.GetLoanRequest(loan_id=loan_id, customer_id=customer_id)
@@ -122,13 +99,13 @@ def loan(target: Target, loan_id: int, customer_id: int | None, form: Format) ->
         response = service.GetLoan(request, timeout=CALL_TIMEOUT_SECONDS)
     if print_data(form, response):
         return ExitCode.GOOD
-    _show_loan(response.loan)
+    show_loan(response.loan)
     out.print()
     show_customer(response.customer)
     return ExitCode.GOOD
 
 
-def _show_loan(found: loan_pb2.Loan) -> None:
+def show_loan(found: loan_pb2.Loan) -> None:
     source = enum_name(found.source, loan_pb2.LoanSource).lower()
     by = f", by decision {found.decision_id}" if found.decision_id else ""
     print_facts(

@@ -7,7 +7,6 @@ from rich.text import Text
 
 from credit_service.cli.output import Listing, out
 from credit_service.client.display import enum_name, inr, words
-from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import decision_pb2, offer_pb2
 
 
@@ -43,6 +42,24 @@ def print_outcome(message: Any, sentence: str) -> None:
     out.print(Text(sentence, style=_OUTCOME_STYLES[outcome_name(message)]))
 
 
+def show_terms(request: Any, response: Any) -> None:
+    """Show amount, tenure, rate and installment of a requested loan, after the correction of the
+    rate."""
+    requested, corrected = response.interest_rate.value, response.corrected_interest_rate.value
+    changed = "" if requested == corrected else f" (requested: {requested} %)"
+    out.print(
+        Text(
+            f"  {inr(request.loan_amount)} over {request.tenure_months} months at {corrected} % a "
+            f"year{changed}: {a_month(response)}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def show_cost(found: offer_pb2.CostOfCredit) -> None:
+    out.print(Text(f"  {cost(found)}"), soft_wrap=True)
+
+
 def show_rules(results: Sequence[decision_pb2.RuleResult]) -> None:
     """Show the rules of the policy as they were evaluated; nothing without rules."""
     if not results:
@@ -56,7 +73,8 @@ def show_rules(results: Sequence[decision_pb2.RuleResult]) -> None:
     table.print()
 
 
-def show_reasons(answer: pb.CheckEligibilityResponse | decision_pb2.Decision) -> None:
+def show_reasons(answer: Any) -> None:
+    """Show the reasons of a decline or a referral."""
     for reason in answer.reasons:
         code = enum_name(reason.code, decision_pb2.DeclineReasonCode)
         out.print(Text(f"  {code}: {reason.message}"), soft_wrap=True)

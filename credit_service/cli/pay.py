@@ -10,11 +10,10 @@ from credit_service.cli.amounts import read_money
 from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS
 from credit_service.cli.loans import loan_state
-from credit_service.cli.output import note, out, print_data
-from credit_service.cli.service import date_of, day_text, service_at
+from credit_service.cli.output import out, print_data
+from credit_service.cli.service import date_of, day_text, repeatable, service_at
 from credit_service.client.display import inr
 from credit_service.v1 import credit_service_pb2 as pb
-from credit_service_client.errors import ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +38,8 @@ def pay(target: Target, payment: Payment, form: Format) -> int:
     )
     if payment.paid_on is not None:
         request.paid_on.CopyFrom(date_of(payment.paid_on))
-    try:
-        with service_at(target) as service:
-            response = service.RecordPayment(request, timeout=CALL_TIMEOUT_SECONDS)
-    except (ServiceError, KeyboardInterrupt) as error:
-        if not isinstance(error, ServiceError) or error.unavailable:
-            note(
-                "It is unknown whether the payment was recorded. To retry safely, repeat the "
-                f"command with --request-id {request_id}: the payment is recorded only once."
-            )
-        raise
+    with repeatable(request_id, "the payment was recorded"), service_at(target) as service:
+        response = service.RecordPayment(request, timeout=CALL_TIMEOUT_SECONDS)
     if print_data(form, response):
         return ExitCode.GOOD
     stored = response.payment

@@ -1,8 +1,6 @@
 """`payments`, `reverse-payment`, `prepay` and `foreclosure`: what happens to a loan after it is
 booked."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from uuid import UUID, uuid4
@@ -20,6 +18,7 @@ from credit_service.cli.service import (
     list_pages,
     print_facts,
     print_list,
+    repeatable,
     service_at,
 )
 from credit_service.client.display import enum_name, inr, paise, words
@@ -67,20 +66,6 @@ def _reversal(payment: loan_pb2.Payment) -> str:
     return f"{words(reason).lower()}, {instant(payment.reversal.reversed_time)}"
 
 
-@contextmanager
-def _repeatable(request_id: UUID, what: str) -> Iterator[None]:
-    """Say how to repeat a command whose call may have had its effect."""
-    try:
-        yield
-    except (ServiceError, KeyboardInterrupt) as error:
-        if not isinstance(error, ServiceError) or error.unavailable:
-            note(
-                f"It is unknown whether the payment was {what}. To retry safely, repeat the "
-                f"command with --request-id {request_id}: it takes effect only once."
-            )
-        raise
-
-
 def reverse(
     target: Target, payment_id: int, reason: str, request_id: UUID | None, form: Format
 ) -> int:
@@ -93,7 +78,7 @@ def reverse(
         payment_id=payment_id,
         reason=loan_pb2.PaymentReversalReason.Value(name),
     )
-    with _repeatable(request_id, "reversed"), service_at(target) as service:
+    with repeatable(request_id, "the payment was reversed"), service_at(target) as service:
         response = service.ReversePayment(request, timeout=CALL_TIMEOUT_SECONDS)
     if print_data(form, response):
         return ExitCode.GOOD
@@ -137,7 +122,7 @@ def prepay(target: Target, prepayment: Prepayment, form: Format) -> int:
         prepayment_effect=loan_pb2.PrepaymentEffect.Value(name),
         validate_only=prepayment.dry_run,
     )
-    with _repeatable(request_id, "recorded"), service_at(target) as service:
+    with repeatable(request_id, "the payment was recorded"), service_at(target) as service:
         response = service.RecordPayment(request, timeout=CALL_TIMEOUT_SECONDS)
     table = installments_table(response.schedule)
     if print_data(form, response, table):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.message import Message
 from google.type.date_pb2 import Date
@@ -13,7 +14,7 @@ from credit_service.cli.common import ExitCode, Format, Target
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, connected
 from credit_service.cli.output import Listing, as_dict, note, out, print_json
 from credit_service.v1.credit_service_pb2_grpc import CreditServiceStub
-from credit_service_client.errors import decoded_errors
+from credit_service_client.errors import ServiceError, decoded_errors
 
 _PAGE_SIZE = 1_000
 
@@ -23,6 +24,21 @@ def service_at(target: Target) -> Iterator[CreditServiceStub]:
     """The service's methods. Failed calls raise ServiceError."""
     with connected(target) as channel, decoded_errors():
         yield CreditServiceStub(channel)
+
+
+@contextmanager
+def repeatable(request_id: UUID, unknown: str) -> Iterator[None]:
+    """Say how to repeat a write whose call may have had its effect. `unknown` completes the
+    sentence 'It is unknown whether …'."""
+    try:
+        yield
+    except (ServiceError, KeyboardInterrupt) as error:
+        if not isinstance(error, ServiceError) or error.unavailable:
+            note(
+                f"It is unknown whether {unknown}. To retry safely, repeat the command with "
+                f"--request-id {request_id}: it takes effect only once."
+            )
+        raise
 
 
 def list_pages(

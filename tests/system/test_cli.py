@@ -275,7 +275,8 @@ def test_help_is_fast_and_complete() -> None:
     for command in (
         *("up", "serve", "worker", "migrate", "ingest", "sample-data", "demo", "call", "customer"),
         *("score", "check", "loans", "loan", "schedule", "pay", "decisions", "decision", "events"),
-        *("offers", "update-customer", "changes"),
+        *("register-customer", "update-customer", "changes", "create-loan", "review-decision"),
+        *("offers", "offer", "create-offer", "accept-offer", "withdraw-offer"),
         *("payments", "reverse-payment", "prepay", "foreclosure"),
         *("doctor", "completion", "token", "scorecard", "backtest", "replay"),
     ):

@@ -43,6 +43,24 @@ def customers(
     return customers.customers(target, query, bounded(limit), form)
 
 
+def register_customer(
+    *,
+    first_name: Annotated[str, Parameter(help="First name.")],
+    last_name: Annotated[str, Parameter(help="Last name.")],
+    age: Annotated[int, Parameter(help="Age in years.")],
+    income: Annotated[str, Parameter(help="Monthly income in rupees, such as 80000.")],
+    phone: Annotated[str, Parameter(help="Phone number in any usual format.")],
+    request_id: RequestId = None,
+    target: Target = HERE,
+    form: Format = TEXT,
+) -> int:
+    """Register a new customer, whose approved limit follows the income."""
+    from credit_service.cli import customers
+
+    new = customers.NewCustomer(first_name, last_name, age, income, phone, request_id)
+    return customers.register_customer(target, new, form)
+
+
 def update_customer(
     customer_id: CustomerId,
     /,

@@ -11,38 +11,58 @@ from credit_service.cli.commands.root import HERE, TEXT, bounded
 from credit_service.cli.common import (
     CustomerId,
     Format,
+    LenderCharges,
     Limit,
+    LoanAmount,
     LoanId,
+    Rate,
     RequestId,
     Target,
+    TenureMonths,
+    ThirdPartyCharges,
     flag,
 )
 
 
 def check(
     customer_id: CustomerId,
-    amount: Annotated[str, Parameter(help="Amount in rupees, such as 100000 or 1,00,000.50.")],
-    rate: Annotated[str, Parameter(help="Interest rate in percent a year, such as 10.5.")],
-    tenure_months: Annotated[int, Parameter(help="Number of monthly installments.")],
+    amount: LoanAmount,
+    rate: Rate,
+    tenure_months: TenureMonths,
     /,
     *,
-    lender_charges: Annotated[
-        str | None, Parameter(help="Charges of the lender in rupees, with tax. Default: none.")
-    ] = None,
-    third_party_charges: Annotated[
-        str | None, Parameter(help="Charges of third parties in rupees, with tax. Default: none.")
-    ] = None,
+    lender_charges: LenderCharges = None,
+    third_party_charges: ThirdPartyCharges = None,
     target: Target = HERE,
     form: Format = TEXT,
 ) -> int:
     """Check whether a loan would be approved, with reasons, a counter-offer, and its cost if there
     are charges. Stores nothing."""
-    from credit_service.cli import eligibility
+    from credit_service.cli import asks, eligibility
 
-    ask = eligibility.Ask(
-        customer_id, amount, rate, tenure_months, lender_charges, third_party_charges
-    )
+    ask = asks.Ask(customer_id, amount, rate, tenure_months, lender_charges, third_party_charges)
     return eligibility.check(target, ask, form)
+
+
+def create_loan(
+    customer_id: CustomerId,
+    amount: LoanAmount,
+    rate: Rate,
+    tenure_months: TenureMonths,
+    /,
+    *,
+    lender_charges: LenderCharges = None,
+    third_party_charges: ThirdPartyCharges = None,
+    request_id: RequestId = None,
+    target: Target = HERE,
+    form: Format = TEXT,
+) -> int:
+    """Decide on a loan and, if it is approved, book it. Otherwise show reasons and a
+    counter-offer."""
+    from credit_service.cli import asks, booking
+
+    ask = asks.Ask(customer_id, amount, rate, tenure_months, lender_charges, third_party_charges)
+    return booking.create_loan(target, ask, request_id, form)
 
 
 def loans(
@@ -87,20 +107,6 @@ def arrears(
     from credit_service.cli import loans
 
     return loans.arrears(target, customer_id, form)
-
-
-def offers(
-    customer_id: CustomerId,
-    /,
-    *,
-    limit: Limit = 50,
-    target: Target = HERE,
-    form: Format = TEXT,
-) -> int:
-    """List a customer's offers, latest first."""
-    from credit_service.cli import loans
-
-    return loans.offers(target, customer_id, bounded(limit), form)
 
 
 def loan(
@@ -265,3 +271,24 @@ def decision(
     from credit_service.cli import decisions
 
     return decisions.decision(target, decision_id, form)
+
+
+def review_decision(
+    decision_id: Annotated[int, Parameter(help="Id of the referred decision.")],
+    verdict: Annotated[
+        Literal["approve", "decline"],
+        Parameter(help="Approve to decide again without the rules that referred the request."),
+    ],
+    /,
+    *,
+    reason: Annotated[str, Parameter(help="Why. It is stored with the decision.")],
+    request_id: RequestId = None,
+    target: Target = HERE,
+    form: Format = TEXT,
+) -> int:
+    """Approve or decline a decision that was referred to a person. An approval decides again, and
+    can still decline."""
+    from credit_service.cli import decisions
+
+    review = decisions.Review(decision_id, verdict, reason, request_id)
+    return decisions.review_decision(target, review, form)

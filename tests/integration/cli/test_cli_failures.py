@@ -64,12 +64,20 @@ CALLING: dict[str, tuple[str, ...]] = {
     "call": ("ListCustomers",),
     "customer": ("1",),
     "customers": (),
+    "register-customer": (
+        *("--first-name=A", "--last-name=B", "--age=30", "--income=50000", "--phone=9876500001"),
+    ),
     "update-customer": ("1", "--age=31"),
     "changes": ("1",),
     "score": ("1",),
     "check": ("1", "1000", "10", "12"),
+    "create-loan": ("1", "1000", "10", "12"),
     "loans": ("1",),
     "offers": ("1",),
+    "offer": ("1",),
+    "create-offer": ("1", "1000", "10", "12"),
+    "accept-offer": ("1",),
+    "withdraw-offer": ("1",),
     "loan": ("1",),
     "schedule": ("1", "1"),
     "key-facts": ("1",),
@@ -82,6 +90,7 @@ CALLING: dict[str, tuple[str, ...]] = {
     "overdue": (),
     "decisions": (),
     "decision": ("1",),
+    "review-decision": ("1", "approve", "--reason=Known."),
     "events": ("--no-follow",),
     "scorecard activate": ("{scorecard}",),
     "scorecard shadow": (),
@@ -92,7 +101,10 @@ CALLING: dict[str, tuple[str, ...]] = {
     "scorecard trial": (),
     "backtest": ("{scorecard}",),
 }
-WRITING = ("pay", "update-customer", "reverse-payment", "prepay")
+WRITING = (
+    *("register-customer", "update-customer", "create-loan", "pay", "reverse-payment", "prepay"),
+    *("create-offer", "accept-offer", "withdraw-offer", "review-decision"),
+)
 LOCAL: dict[str, tuple[str, ...]] = {
     "scorecard check": ("{scorecard}",),
     "doctor": (),
@@ -310,8 +322,9 @@ def test_an_unreachable_service_is_reported_in_one_line(run: Run, command: str) 
     arguments = (*COMMANDS[command], "--address=127.0.0.1:1")
     done = run(command, *arguments, DATABASE_URL="mysql://of/another/program")
     if command in WRITING:
-        # Also how to repeat it safely.
-        done = Done(done.code, done.errors.split("\n", 1)[1])
+        note, errors = done.errors.split("\n", 1)
+        assert "repeat the command with --request-id " in note
+        done = Done(done.code, errors)
     _is_one_line(done, UNAVAILABLE, "No credit service answers at 127.0.0.1:1")
 
 

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -15,29 +13,11 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from sqlalchemy import text
 
-from credit_service.cli import app
 from credit_service.domain.scorecard import STANDARD_DOCUMENT
 from credit_service.storage.database import Database
+from tests.integration.cli.conftest import Run
 from tests.integration.conftest import Edge
 from tests.integration.lending import ask, import_loans, register
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command; returns exit code, output, errors."""
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-
-    def one(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = app.run(arguments)
-        printed = capsys.readouterr()
-        # The server in this process logs on standard error, too.
-        errors = [line for line in printed.err.splitlines() if " [info " not in line]
-        return code, printed.out, "\n".join(errors)
-
-    return one
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from tests.tools import tool
 SECONDS = 60
 EXPECTED = {
     "credit-service cust": {"customer", "customers"},
+    "credit-service offer": {"offer", "offers"},
+    "credit-service create": {"create-loan", "create-offer"},
     "credit-service score --c": {"--ca", "--certificate", "--csv"},
 }
 

@@ -23,7 +23,14 @@ _HEAVY = {
 
 @pytest.mark.parametrize(
     "command",
-    [("loan", "1"), ("customers",), ("decisions",), ("ingestions",), ("pay", "1", "1", "1")],
+    [
+        ("loan", "1"),
+        ("customers",),
+        ("decisions",),
+        ("ingestions",),
+        ("pay", "1", "1", "1"),
+        ("create-offer", "1", "1", "1", "1"),
+    ],
 )
 def test_a_call_imports_no_module_of_servers(command: tuple[str, ...]) -> None:
     program = (

@@ -30,6 +30,20 @@ _MISTAKES = {
     "check 1 1 1 1 5": "unexpected argument: 5. See `credit-service check --help`.",
     "check 1 1 1 1 --jsn": "there is no option --jsn. Did you mean --json? See "
     "`credit-service check --help`.",
+    "register-customer --first-name A --last-name B --age 30 --income 1": "--phone is missing. See "
+    "`credit-service register-customer --help`.",
+    "create-loan 1 1,0x 1 1": "'1,0x' is not an amount in rupees: write for example 100000 or "
+    "1,00,000.50, with at most two decimals",
+    "create-offer 1 1 high 1": "'high' is not a yearly rate in percent: write for example 10.5",
+    "create-offer 1 1 1 1 --valid-until x": "'x' is not accepted for --valid-until: write a day "
+    "such as 2026-01-31. See `credit-service create-offer --help`.",
+    "accept-offer 1 --amount all": "'all' is not an amount in rupees: write for example 100000 or "
+    "1,00,000.50, with at most two decimals",
+    "withdraw-offer": "OFFER_ID is missing. See `credit-service withdraw-offer --help`.",
+    "review-decision 1 approve": "--reason is missing. See "
+    "`credit-service review-decision --help`.",
+    "review-decision 1 aprove --reason x": 'Invalid value "aprove" for VERDICT. Choose from: '
+    '"approve", "decline". Did you mean "approve"? See `credit-service review-decision --help`.',
     "reverse-payment 5": "--reason is missing. See `credit-service reverse-payment --help`.",
     "reverse-payment 5 --reason": "--reason needs a value. See "
     "`credit-service reverse-payment --help`.",
