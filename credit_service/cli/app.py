@@ -25,7 +25,7 @@ _COMMANDS = {
     ),
     Group("Use a running service", sort_key=1): (
         "commands.connecting:login",
-        "logins:profiles",
+        "commands.connecting:profiles",
         "commands.files:ingest",
         "commands.files:template",
         "commands.files:annotated",

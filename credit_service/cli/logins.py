@@ -3,10 +3,9 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import grpc
-from cyclopts import App, Parameter
 
 from credit_service.cli.common import Endpoint, ExitCode, Format, UsageError
 from credit_service.cli.connection import CALL_TIMEOUT_SECONDS, bearer_token, connected
@@ -17,12 +16,6 @@ from credit_service.v1.scorecard_service_pb2 import ListScorecardsRequest
 from credit_service.v1.scorecard_service_pb2_grpc import ScorecardServiceStub
 from credit_service_client.channel import is_local
 from credit_service_client.errors import ServiceError, decoded_errors
-
-_TEXT = Format()
-
-profiles = App(name="profiles", help="List, choose and remove the profiles that `login` saved.")
-
-ProfileName = Annotated[str, Parameter(help="Name of a saved profile.")]
 
 
 def login(name: str, endpoint: Endpoint, *, as_json: bool) -> int:
@@ -109,8 +102,7 @@ def _print(facts: dict[str, Any]) -> None:
         out.print(f"  expires  {facts['expires']}", markup=False, soft_wrap=True)
 
 
-@profiles.default
-def listing(*, form: Format = _TEXT) -> int:
+def listing(form: Format) -> int:
     """List the saved profiles."""
     saved = load()
     found = sorted(saved.profiles.items())
@@ -145,8 +137,7 @@ def listing(*, form: Format = _TEXT) -> int:
     return ExitCode.GOOD
 
 
-@profiles.command
-def use(name: ProfileName, /) -> int:
+def use(name: str) -> int:
     """Make a saved profile the default."""
     saved = load()
     chosen = saved.get(name)
@@ -156,8 +147,7 @@ def use(name: ProfileName, /) -> int:
     return ExitCode.GOOD
 
 
-@profiles.command
-def remove(name: ProfileName, /) -> int:
+def remove(name: str) -> int:
     """Remove a saved profile. The files that it names stay."""
     saved = load()
     saved.get(name)
