@@ -108,6 +108,11 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _ignore_output()
         return ExitCode.OUTPUT_CLOSED
+    except SystemExit as exiting:
+        # rich, which also prints the help, ends the program with 1 when the output is closed.
+        if isinstance(exiting.__context__, BrokenPipeError):
+            return ExitCode.OUTPUT_CLOSED
+        raise
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - reported, or raised again

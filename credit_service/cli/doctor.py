@@ -4,6 +4,7 @@ Each check imports the packages that it needs, so that a broken package is a fin
 break the doctor.
 """
 
+import csv
 import importlib
 import json
 import os
@@ -13,7 +14,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.text import Text
 
 from credit_service.cli.common import ExitCode, Format, Target
+from credit_service.client.csv_cells import neutralised
 
 if TYPE_CHECKING:
     from credit_service.redis_url import RedisUrl
@@ -81,12 +83,7 @@ def run(target: Target, data_dir: Path | None, form: Format) -> int:
         document = {"ok": not failures, "checks": [asdict(finding) for finding in findings]}
         console.print(Text(json.dumps(document, ensure_ascii=False, indent=2)), soft_wrap=True)
     elif form.csv:
-        from credit_service.cli.output import Listing
-
-        table = Listing("check", "ok", "found", "fix")
-        for each in findings:
-            table.add(each.name, "true" if each.ok else "false", each.found, each.fix)
-        table.print_csv()
+        _print_csv(findings)
     else:
         console.print(
             Text(
@@ -96,6 +93,16 @@ def run(target: Target, data_dir: Path | None, form: Format) -> int:
             )
         )
     return ExitCode.REFUSED if failures else ExitCode.GOOD
+
+
+def _print_csv(findings: Sequence[Finding]) -> None:
+    """Print the findings without `cli.output`, which needs protobuf."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("check", "ok", "found", "fix"))
+    for each in findings:
+        ok = "true" if each.ok else "false"
+        writer.writerow((each.name, ok, neutralised(each.found), neutralised(each.fix)))
+    sys.stdout.flush()
 
 
 def _print(console: Console, finding: Finding) -> None:

@@ -35,15 +35,7 @@ from credit_service.v1 import decision_pb2
 SERVICE = "credit_service.v1.CreditService"
 
 
-class _Output(Console):
-    """Standard output, whose reader may close it: the program ends then."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError that is being handled, instead of exiting with 1."""
-        raise  # noqa: PLE0704 - rich calls this in its handler
-
-
-out = _Output(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -62,15 +62,21 @@ def test_a_mistake_is_one_line_that_says_what_to_write(
     assert (code, printed.out, printed.err) == (2, "", f"error: {_MISTAKES[line]}\n")
 
 
-@pytest.mark.parametrize("options", [(), ("--csv",), ("--json",)])
-def test_an_output_that_is_closed_ends_a_command_silently(options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("call", "call --csv", "call --json", "--help", "pay --help", "doctor"),
+        pytest.param("doctor --csv", marks=pytest.mark.slow),
+    ],
+)
+def test_an_output_that_is_closed_ends_a_command_silently(command: str) -> None:
     # With it Python writes nothing at its end, where the error would be reported.
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing) as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "credit_service.cli", "call", *options],
+            [sys.executable, "-m", "credit_service.cli", *command.split()],
             stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
             env=environment,
         )  # fmt: skip
