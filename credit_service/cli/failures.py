@@ -6,6 +6,8 @@ the commands that run servers need last, after all failures that any command can
 
 # ruff: noqa: PLC0415 - see above
 
+import re
+
 import pydantic
 
 from credit_service.cli.common import ExitCode, UsageError
@@ -15,6 +17,9 @@ from credit_service.settings_messages import problems
 from credit_service_client.errors import ServiceError
 from credit_service_client.sources import SourceError
 from credit_service_client.tls import TlsFileError
+
+_OUT_OF_RANGE = re.compile(r"Value out of range: (-?\d+)")
+"""What protobuf says when a number does not fit into its field."""
 
 _Explained = tuple[list[str], ExitCode] | None
 
@@ -47,6 +52,9 @@ def _explained(error: Exception) -> _Explained:
             return problems(error), ExitCode.USAGE
         case UsageError() | TlsFileError() | ClockFileError():
             return [str(error)], ExitCode.USAGE
+        case ValueError() if number := _OUT_OF_RANGE.fullmatch(str(error)):
+            # A number of the command line that no field of the contract can hold.
+            return [f"{number[1]} is out of range: write a number closer to 0"], ExitCode.USAGE
         case OSError():
             named = f"{error.filename}: " if error.filename else ""
             return [f"{named}{error.strerror or error}"], ExitCode.REFUSED

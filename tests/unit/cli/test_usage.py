@@ -44,6 +44,10 @@ _MISTAKES = {
     "`credit-service review-decision --help`.",
     "review-decision 1 aprove --reason x": 'Invalid value "aprove" for VERDICT. Choose from: '
     '"approve", "decline". Did you mean "approve"? See `credit-service review-decision --help`.',
+    "loan 9223372036854775808": "9223372036854775808 is out of range: write a number closer to 0",
+    "check 1 1 1 2147483648": "2147483648 is out of range: write a number closer to 0",
+    "update-customer 1 --age -2147483649": "-2147483649 is out of range: write a number closer "
+    "to 0",
     "reverse-payment 5": "--reason is missing. See `credit-service reverse-payment --help`.",
     "reverse-payment 5 --reason": "--reason needs a value. See "
     "`credit-service reverse-payment --help`.",
