@@ -64,9 +64,16 @@ def _loans(count: int) -> str:
     return f"{count} loan{'' if count == 1 else 's'}"
 
 
-def decisions(target: Target, customer_id: int | None, limit: int, form: Format) -> int:
-    """List stored decisions, latest first."""
+def decisions(
+    target: Target, customer_id: int | None, referral: str | None, limit: int, form: Format
+) -> int:
+    """List stored decisions, latest first. `referral` is the state of a review such as 'pending',
+    None for all decisions."""
     request = pb.ListDecisionsRequest(customer_id=customer_id)
+    if referral is not None:
+        request.referral_state = referral_pb2.ReferralState.Value(
+            f"REFERRAL_STATE_{referral.upper()}"
+        )
     with service_at(target) as service:
         found, more = list_pages(service.ListDecisions, request, "decisions", limit)
     table = Listing(

@@ -250,6 +250,10 @@ def decisions(
     customer: Annotated[
         int | None, Parameter(help="Only decisions about this customer. Default: all.")
     ] = None,
+    referral: Annotated[
+        Literal["pending", "approved", "declined", "expired"] | None,
+        Parameter(help="Only referred decisions whose review is in this state."),
+    ] = None,
     limit: Limit = 20,
     target: Target = HERE,
     form: Format = TEXT,
@@ -257,7 +261,7 @@ def decisions(
     """List stored decisions, latest first."""
     from credit_service.cli import decisions
 
-    return decisions.decisions(target, customer, bounded(limit), form)
+    return decisions.decisions(target, customer, referral, bounded(limit), form)
 
 
 def decision(

@@ -139,9 +139,13 @@ def test_a_referred_decision_is_reviewed(server: Edge, database: Database, run: 
         assert f": credit-service review-decision {decision_id}" in shown
         referred.append(decision_id)
     kept, booked, offered = referred
+    pending = json.loads(_output(run, "decisions", "--referral=pending", "--json"))["decisions"]
+    assert [each["decision_id"] for each in pending] == [offered, booked, kept]
     declined = _output(run, "review-decision", kept, "decline", "--reason=No proof of income.")
     assert f"Decision {kept}: referred" in declined
     assert "No proof of income." in declined
+    (found,) = json.loads(_output(run, "decisions", "--referral=declined", "--json"))["decisions"]
+    assert found["decision_id"] == kept
     approved = _repeated(run, "review-decision", booked, "approve", "--reason=Income checked.")
     assert approved["decision"]["loan_id"] == approved["loan"]["loan_id"]
     shown = _output(run, "review-decision", offered, "approve", "--reason=Income checked.")
