@@ -36,8 +36,10 @@ def create_loan(target: Target, ask: Ask, request_id: UUID | None, form: Format)
     if print_data(form, response):
         return ExitCode.GOOD
     _show(request, response, f", loan {response.loan.loan_id}")
-    if response.approved:
+    # A server of release 0.1.0 sends no cost.
+    if response.HasField("cost_of_credit"):
         show_cost(response.cost_of_credit)
+    if response.approved:
         due = day_text(response.loan.next_due_date)
         out.print(Text(f"  first installment due on {due}"))
     show_rules(response.rule_results)

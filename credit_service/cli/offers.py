@@ -56,11 +56,11 @@ def offer(target: Target, offer_id: int, form: Format) -> int:
     with service_at(target) as service:
         response = service.GetLoanOffer(request, timeout=CALL_TIMEOUT_SECONDS)
     if not print_data(form, response):
-        show_offer(response.offer)
+        _show_offer(response.offer)
     return ExitCode.GOOD
 
 
-def show_offer(found: offer_pb2.LoanOffer) -> None:
+def _show_offer(found: offer_pb2.LoanOffer) -> None:
     print_facts(
         (
             "offer",
@@ -98,11 +98,8 @@ class Acceptance:
 def accept(target: Target, acceptance: Acceptance, form: Format) -> int:
     """Book the loan of an offer, with a new request id unless one is given. Raises UsageError,
     ServiceError."""
-    request_id, amount, day = (
-        acceptance.request_id or uuid4(),
-        acceptance.amount,
-        acceptance.disbursed_on,
-    )
+    request_id = acceptance.request_id or uuid4()
+    amount, day = acceptance.amount, acceptance.disbursed_on
     request = pb.AcceptLoanOfferRequest(
         request_id=str(request_id),
         offer_id=acceptance.offer_id,
@@ -129,5 +126,5 @@ def withdraw(
     with repeatable(request_id, "the offer was withdrawn"), service_at(target) as service:
         response = service.WithdrawLoanOffer(request, timeout=CALL_TIMEOUT_SECONDS)
     if not print_data(form, response):
-        show_offer(response.offer)
+        _show_offer(response.offer)
     return ExitCode.GOOD
