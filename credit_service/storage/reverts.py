@@ -103,19 +103,19 @@ _IS_BOOKED_SINCE = "d.approved_at >= coalesce(f.changed_at, %(since)s)"
 
 # --- Loans ----------------------------------------------------------------------------------------
 
-_WRITTEN_LOANS = f"""
-    SELECT l.customer_id, l.loan_id, l.ingestion_row, f.changed_at IS NOT NULL,
-        CASE WHEN p.loan_id IS NOT NULL THEN '{PAYMENT_SINCE}'
-            WHEN {_IS_BOOKED_SINCE} THEN '{BOOKING_SINCE}' END
-    FROM loans l
-    LEFT JOIN (
-        SELECT customer_id, loan_id, max(changed_at) AS changed_at FROM {_ITS_CHANGES}
-            AND loan_id IS NOT NULL GROUP BY customer_id, loan_id
-    ) f USING (customer_id, loan_id)
-    LEFT JOIN (
-        SELECT DISTINCT customer_id, loan_id FROM payments WHERE customer_id = ANY(%(ids)s)
-    ) p USING (customer_id, loan_id){_LAST_APPROVAL}
-    WHERE l.customer_id = ANY(%(ids)s) AND l.ingestion_id = %(ingestion_id)s"""
+# Four statements, each of one table, instead of a join: with statistics from before a large import
+# the planner compares every loan with every change, which takes a minute for 1,00,000 loans instead
+# of seconds.
+_WRITTEN_LOANS = """
+    SELECT customer_id, loan_id, ingestion_row FROM loans
+    WHERE customer_id = ANY(%(ids)s) AND ingestion_id = %(ingestion_id)s"""
+_CHANGED_LOANS = f"""
+    SELECT customer_id, loan_id, max(changed_at) FROM {_ITS_CHANGES}
+        AND loan_id IS NOT NULL GROUP BY customer_id, loan_id"""
+_PAID_LOANS = "SELECT DISTINCT customer_id, loan_id FROM payments WHERE customer_id = ANY(%(ids)s)"
+_LAST_APPROVALS = """
+    SELECT customer_id, max(decided_at) FROM decisions
+    WHERE customer_id = ANY(%(ids)s) AND approved GROUP BY customer_id"""
 _OVERWRITTEN_LOANS = f"""
     SELECT DISTINCT l.customer_id, l.loan_id, f.previous_ingestion_row, false, '{CHANGE_SINCE}'
     FROM fact_changes f JOIN loans l USING (customer_id, loan_id)
@@ -179,13 +179,28 @@ def written_loans(
 ) -> list[WrittenRow]:
     """Return the loans of these customers that the ingestion inserted or updated, by customer and
     loan, also those that a later import updated. `since` is when it began."""
-    values = {"ids": Bigints(ids), "ingestion_id": ingestion_id, "since": since}
+    values = {"ids": Bigints(ids), "ingestion_id": ingestion_id}
     cursor = driver_cursor(connection)
+
+    def found(statement: str) -> list[tuple[Any, ...]]:
+        return cursor.execute(statement, values, binary=True).fetchall()
+
+    changed = {(customer, loan): at for customer, loan, at in found(_CHANGED_LOANS)}
+    paid = set(found(_PAID_LOANS))
+    approved: dict[int, datetime] = dict(found(_LAST_APPROVALS))
+
+    def kept_by(loan: tuple[int, int]) -> str | None:
+        if loan in paid:
+            return PAYMENT_SINCE
+        approved_at = approved.get(loan[0])
+        is_booked_since = approved_at is not None and approved_at >= changed.get(loan, since)
+        return BOOKING_SINCE if is_booked_since else None
+
     rows = [
-        WrittenRow(*row)
-        for statement in (_WRITTEN_LOANS, _OVERWRITTEN_LOANS)
-        for row in cursor.execute(statement, values, binary=True).fetchall()
+        WrittenRow(customer, loan, row, (customer, loan) in changed, kept_by((customer, loan)))
+        for customer, loan, row in found(_WRITTEN_LOANS)
     ]
+    rows += [WrittenRow(*row) for row in found(_OVERWRITTEN_LOANS)]
     return sorted(rows, key=lambda row: (row.customer_id, row.loan_id))
 
 
