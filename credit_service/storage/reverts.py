@@ -94,12 +94,8 @@ def lock_customers(
 _ITS_CHANGES = """fact_changes
         WHERE customer_id = ANY(%(ids)s) AND ingestion_id = %(ingestion_id)s
             AND previous_ingestion_id IS DISTINCT FROM %(ingestion_id)s"""
-_LAST_APPROVAL = """
-    LEFT JOIN (
-        SELECT customer_id, max(decided_at) AS approved_at FROM decisions
-        WHERE customer_id = ANY(%(ids)s) AND approved GROUP BY customer_id
-    ) d USING (customer_id)"""
-_IS_BOOKED_SINCE = "d.approved_at >= coalesce(f.changed_at, %(since)s)"
+_LAST_APPROVALS = """SELECT customer_id, max(decided_at) AS approved_at FROM decisions
+        WHERE customer_id = ANY(%(ids)s) AND approved GROUP BY customer_id"""
 
 # --- Loans ----------------------------------------------------------------------------------------
 
@@ -113,9 +109,6 @@ _CHANGED_LOANS = f"""
     SELECT customer_id, loan_id, max(changed_at) FROM {_ITS_CHANGES}
         AND loan_id IS NOT NULL GROUP BY customer_id, loan_id"""
 _PAID_LOANS = "SELECT DISTINCT customer_id, loan_id FROM payments WHERE customer_id = ANY(%(ids)s)"
-_LAST_APPROVALS = """
-    SELECT customer_id, max(decided_at) FROM decisions
-    WHERE customer_id = ANY(%(ids)s) AND approved GROUP BY customer_id"""
 _OVERWRITTEN_LOANS = f"""
     SELECT DISTINCT l.customer_id, l.loan_id, f.previous_ingestion_row, false, '{CHANGE_SINCE}'
     FROM fact_changes f JOIN loans l USING (customer_id, loan_id)
@@ -229,7 +222,7 @@ def _keys(rows: Sequence[WrittenRow]) -> tuple[Bigints, Bigints]:
 _WRITTEN_CUSTOMERS = f"""
     SELECT c.customer_id, 0::bigint, c.ingestion_row, f.changed_at IS NOT NULL,
         CASE WHEN m.event_seq > coalesce(f.event_seq, 0) THEN '{CHANGE_SINCE}'
-            WHEN f.changed_at IS NOT NULL AND {_IS_BOOKED_SINCE} THEN '{BOOKING_SINCE}'
+            WHEN f.changed_at IS NOT NULL AND d.approved_at >= f.changed_at THEN '{BOOKING_SINCE}'
             WHEN f.changed_at IS NULL AND (l.customer_id IS NOT NULL OR a.customer_id IS NOT NULL)
             THEN '{CUSTOMER_IN_USE}' END,
         c.phone_number, f.phone_number
@@ -249,7 +242,8 @@ _WRITTEN_CUSTOMERS = f"""
     ) l USING (customer_id)
     LEFT JOIN (
         SELECT DISTINCT customer_id FROM decisions WHERE customer_id = ANY(%(ids)s)
-    ) a USING (customer_id){_LAST_APPROVAL}
+    ) a USING (customer_id)
+    LEFT JOIN ({_LAST_APPROVALS}) d USING (customer_id)
     WHERE c.customer_id = ANY(%(ids)s) AND c.ingestion_id = %(ingestion_id)s"""
 _OVERWRITTEN_CUSTOMERS = f"""
     SELECT DISTINCT c.customer_id, 0::bigint, f.previous_ingestion_row, false, '{CHANGE_SINCE}'

@@ -92,10 +92,10 @@ def _backdated_replay() -> None:
 
 def _revert_guard() -> None:
     """A revert no longer checks whether loans were approved since."""
-    guard = f"WHEN {reverts._IS_BOOKED_SINCE} THEN"
-    if guard not in reverts._WRITTEN_LOANS:
+    guard = "AND approved GROUP"
+    if guard not in reverts._LAST_APPROVALS:
         raise ValueError(f"the statement has no {guard!r}")
-    reverts._WRITTEN_LOANS = reverts._WRITTEN_LOANS.replace(guard, "WHEN false THEN")
+    reverts._LAST_APPROVALS = reverts._LAST_APPROVALS.replace(guard, "AND false GROUP")
 
 
 def _request_key() -> None:

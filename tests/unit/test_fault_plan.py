@@ -1,6 +1,9 @@
 """The campaign's plan is reproducible from its seed, complete, and within the duration."""
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 from credit_service.failpoints import POINTS
 from tests.faults.controls import EXPECTED, NONE
@@ -69,3 +72,28 @@ def test_a_campaign_of_failovers_has_each_kind_once_and_one_after_the_other() ->
 def test_crashes_happen_at_failpoints_and_every_guard_has_a_control() -> None:
     assert set(CRASHES) <= POINTS
     assert set(SABOTAGES) == set(EXPECTED) - {NONE}
+
+
+_EACH_IN_A_CHILD = """
+import os
+from tests.faults.sabotages import SABOTAGES
+for name, remove in SABOTAGES.items():
+    child = os.fork()
+    if not child:
+        remove()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print(name)
+"""
+
+
+def test_every_sabotage_finds_the_guard_that_it_removes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _EACH_IN_A_CHILD],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "", done.stderr
