@@ -13,6 +13,7 @@ from credit_service.spreadsheets.columns import Kind, TableKind
 from credit_service.spreadsheets.table import (
     MAX_COLUMNS,
     MAX_HEADER_ROWS,
+    TOO_WIDE,
     Block,
     Piece,
     Source,
@@ -83,11 +84,7 @@ def _headed_csv(file: BinaryIO, kind: TableKind | None) -> tuple[list[_Record], 
 def _cut(cells: list[str]) -> None:
     """Remove the blank cells beyond the last column; reject others, as in a workbook."""
     if not all(map(is_blank, cells[MAX_COLUMNS:])):
-        raise SpreadsheetError(
-            "FILE_UNSAFE",
-            f"The file has values beyond its first {MAX_COLUMNS} columns (A to ZZ);"
-            " delete the columns after the last one that is needed.",
-        )
+        raise SpreadsheetError("FILE_UNSAFE", f"The file {TOO_WIDE}.")
     del cells[MAX_COLUMNS:]
 
 

@@ -10,6 +10,11 @@ from credit_service.spreadsheets.columns import Kind, TableKind
 
 MAX_COLUMNS = 702
 """Most columns of a sheet: A to ZZ."""
+TOO_WIDE = (
+    f"has values beyond its first {MAX_COLUMNS} columns (A to ZZ);"
+    " delete the columns after the last one that is needed"
+)
+"""What is wrong with a file that has more columns; completes 'The file …'."""
 MAX_HEADER_ROWS = 20
 """Rows of a sheet, blank ones not counted, that are searched for the header."""
 MAX_ROWS = 1_048_576

@@ -20,7 +20,13 @@ from xml.sax.saxutils import unescape
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook
 
 from credit_service.spreadsheets.cell_values import Cell, ErrorValue, Formula, Percent
-from credit_service.spreadsheets.table import MAX_COLUMNS, MAX_ROWS, Piece, SpreadsheetError
+from credit_service.spreadsheets.table import (
+    MAX_COLUMNS,
+    MAX_ROWS,
+    TOO_WIDE,
+    Piece,
+    SpreadsheetError,
+)
 from credit_service.spreadsheets.xlsx_package import (
     MAIN_NAMESPACE,
     MAX_SHARED_STRINGS_BYTES,
@@ -260,10 +266,7 @@ class _SheetReader:
             # Formats that fill a row to the last column hold no value.
             chunk = self._tags.wide_blank_cell.sub(b"", chunk)
             if _WIDE_REFERENCE.search(chunk):
-                raise unsafe(
-                    f"has values beyond its first {MAX_COLUMNS} columns (A to ZZ);"
-                    " delete the columns after the last one that is needed"
-                )
+                raise unsafe(TOO_WIDE)
         numbers = self._numbers(chunk)
         if not numbers:
             return
