@@ -490,6 +490,10 @@ def form_for_retry(form: Mapping[str, str], error: ServiceError) -> dict[str, st
     return dict(form)
 
 
+EXAMPLE_REQUEST_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
+"""The request id of a call that is shown before it is made."""
+
+
 def new_request_id() -> str:
     """Return a new request id for one intent of the user."""
     return str(uuid4())

@@ -7,7 +7,13 @@ from starlette.responses import Response
 
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
+from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
+    Page,
+    Problem,
+    form_for_retry,
+    new_request_id,
+)
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1.customer_pb2 import Customer
 from credit_service_client.errors import ServiceError
@@ -105,7 +111,7 @@ def _form(
     if problems or problem is not None:
         status = problem.http_status if problem is not None else 400
     example = pb.UpdateCustomerRequest(
-        request_id="0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20",
+        request_id=EXAMPLE_REQUEST_ID,
         customer=Customer(customer_id=customer.customer_id, monthly_income=customer.monthly_income),
     )
     example.update_mask.paths.append("monthly_income")

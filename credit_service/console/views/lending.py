@@ -12,7 +12,13 @@ from starlette.responses import RedirectResponse, Response
 from credit_service.client import display
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, is_request_id, new_request_id
+from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
+    Page,
+    Problem,
+    is_request_id,
+    new_request_id,
+)
 from credit_service.console.rules import (
     Ask,
     ComponentLine,
@@ -157,7 +163,7 @@ def _application(
     status = (problem.http_status if problem is not None else 400) if failed else 200
     planned = page.planned(
         pb.CreateLoanRequest(
-            request_id="0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20",
+            request_id=EXAMPLE_REQUEST_ID,
             customer_id=EXAMPLE.customer_id,
             loan_amount=EXAMPLE.loan_amount,
             interest_rate=EXAMPLE.interest_rate,

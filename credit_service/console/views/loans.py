@@ -9,7 +9,13 @@ from starlette.responses import RedirectResponse, Response
 from credit_service.client import display
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
+from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
+    Page,
+    Problem,
+    form_for_retry,
+    new_request_id,
+)
 from credit_service.rupees import format_rupees
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import loan_pb2
@@ -107,7 +113,7 @@ def _show(
         values=values,
         problems=problems,
         problem=problem,
-        planned=page.planned(_payment(page, "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20", due, None)),
+        planned=page.planned(_payment(page, EXAMPLE_REQUEST_ID, due, None)),
     )
 
 

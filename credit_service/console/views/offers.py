@@ -9,13 +9,18 @@ from starlette.responses import Response
 from credit_service.client import display
 from credit_service.console import fields
 from credit_service.console.formats import Typed
-from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
+from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
+    Page,
+    Problem,
+    form_for_retry,
+    new_request_id,
+)
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service_client.errors import ServiceError
 
 ACCEPTANCE = ("loan_amount", "disbursed_on")
 WITHDRAWAL = ("reason",)
-_EXAMPLE_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
 
 
 def show(page: Page) -> Response:
@@ -81,5 +86,7 @@ def _show(
         values=values,
         problems=problems,
         problem=problem,
-        planned=page.planned(pb.AcceptLoanOfferRequest(request_id=_EXAMPLE_ID, offer_id=offer_id)),
+        planned=page.planned(
+            pb.AcceptLoanOfferRequest(request_id=EXAMPLE_REQUEST_ID, offer_id=offer_id)
+        ),
     )

@@ -9,13 +9,17 @@ import grpc
 from starlette.responses import Response
 
 from credit_service.console.lists import PARKED_TASKS
-from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
+from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
+    Page,
+    Problem,
+    form_for_retry,
+    new_request_id,
+)
 from credit_service.console.service import Service
 from credit_service.console.views import lists
 from credit_service.v1 import operations_service_pb2 as pb
 from credit_service_client.errors import ServiceError
-
-_EXAMPLE_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def _confirmation(
     request = pb.ListParkedTasksRequest(task_id=task_id)
     task = next(iter(page.service.parked_tasks(request).tasks), None)
     status: int = HTTPStatus.OK if task is not None else HTTPStatus.NOT_FOUND
-    planned = action.request(request_id=_EXAMPLE_ID, task_id=task_id)
+    planned = action.request(request_id=EXAMPLE_REQUEST_ID, task_id=task_id)
     return page.render(
         "parked_task.html",
         status if problem is None else problem.http_status,

@@ -15,6 +15,7 @@ from credit_service.client import display
 from credit_service.console import fields, formats
 from credit_service.console.formats import Typed
 from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
     Page,
     Problem,
     form_for_retry,
@@ -36,7 +37,6 @@ REASONS: Mapping[str, str] = {
     "WRONG_LOAN": "It belongs to another loan.",
     "ENTRY_ERROR": "Its amount, day or purpose was recorded wrongly.",
 }
-_EXAMPLE_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
 
 
 def _home(page: Page) -> str:
@@ -100,7 +100,7 @@ def _reversal(
         values=values,
         problems=problems,
         problem=problem,
-        planned=page.planned(_reverse_request(page, _EXAMPLE_ID, "BOUNCED")),
+        planned=page.planned(_reverse_request(page, EXAMPLE_REQUEST_ID, "BOUNCED")),
     )
 
 
@@ -139,7 +139,7 @@ def _prepayment(
     page: Page, values: Mapping[str, str], problems: dict[str, str], problem: Problem | None
 ) -> Response:
     loan = page.service.loan(page.path_id("loan_id"), page.path_id("customer_id")).loan
-    example = _prepay_request(page, _EXAMPLE_ID, formats.money_of(2_000_000), None, "tenure")
+    example = _prepay_request(page, EXAMPLE_REQUEST_ID, formats.money_of(2_000_000), None, "tenure")
     example.validate_only = True
     return page.render(
         "prepay.html",
@@ -313,7 +313,7 @@ def _quote(page: Page, values: Mapping[str, str], problem: Problem | None) -> Re
 
 def _foreclose_request(page: Page, found: Any) -> pb.RecordPaymentRequest:
     return pb.RecordPaymentRequest(
-        request_id=_EXAMPLE_ID,
+        request_id=EXAMPLE_REQUEST_ID,
         customer_id=page.path_id("customer_id"),
         loan_id=page.path_id("loan_id"),
         amount=found.total,

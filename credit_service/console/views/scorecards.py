@@ -14,7 +14,13 @@ from starlette.responses import Response
 from credit_service.console import fields, formats, scorecard_text
 from credit_service.console.formats import Typed
 from credit_service.console.lists import SCORECARDS
-from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
+from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
+    Page,
+    Problem,
+    form_for_retry,
+    new_request_id,
+)
 from credit_service.console.scorecard_text import DifferenceLine
 from credit_service.console.views import lists
 from credit_service.v1 import scorecard_pb2
@@ -22,7 +28,6 @@ from credit_service.v1 import scorecard_service_pb2 as pb
 from credit_service_client.errors import ServiceError
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_EXAMPLE_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
 
 
 def _version(page: Page) -> str:
@@ -79,7 +84,9 @@ def _show(page: Page, values: Mapping[str, str], problem: Problem | None) -> Res
         values=values,
         problem=problem,
         planned=page.planned(
-            pb.SetTrialScorecardRequest(request_id=_EXAMPLE_ID, version=found.scorecard.version)
+            pb.SetTrialScorecardRequest(
+                request_id=EXAMPLE_REQUEST_ID, version=found.scorecard.version
+            )
         ),
     )
 
@@ -213,7 +220,7 @@ def _draft(
         lines=[] if checked is None else scorecard_text.difference_lines(checked.differences),
         planned=page.planned(
             pb.CreateScorecardRequest(
-                request_id=_EXAMPLE_ID, document=document[:1_000], validate_only=True
+                request_id=EXAMPLE_REQUEST_ID, document=document[:1_000], validate_only=True
             )
         ),
     )
@@ -292,7 +299,9 @@ def _activation(
         problems=problems,
         problem=problem,
         is_outdated=is_outdated,
-        planned=page.planned(pb.ActivateScorecardRequest(request_id=_EXAMPLE_ID, version=version)),
+        planned=page.planned(
+            pb.ActivateScorecardRequest(request_id=EXAMPLE_REQUEST_ID, version=version)
+        ),
     )
 
 
@@ -328,5 +337,7 @@ def _retirement(page: Page, values: Mapping[str, str], problem: Problem | None) 
         scorecard=page.service.scorecard(version).scorecard,
         values=values,
         problem=problem,
-        planned=page.planned(pb.RetireScorecardRequest(request_id=_EXAMPLE_ID, version=version)),
+        planned=page.planned(
+            pb.RetireScorecardRequest(request_id=EXAMPLE_REQUEST_ID, version=version)
+        ),
     )

@@ -6,11 +6,15 @@ from http import HTTPStatus
 import grpc
 from starlette.responses import Response
 
-from credit_service.console.page import Page, Problem, form_for_retry, new_request_id
+from credit_service.console.page import (
+    EXAMPLE_REQUEST_ID,
+    Page,
+    Problem,
+    form_for_retry,
+    new_request_id,
+)
 from credit_service.v1 import ingestion_service_pb2 as pb
 from credit_service_client.errors import ServiceError
-
-_EXAMPLE_ID = "0d6f1c1e-8a0b-4f0e-9d51-3c9a6a1f7b20"
 
 
 def cancellation(page: Page) -> Response:
@@ -50,12 +54,12 @@ def revert(page: Page) -> Response:
 
 
 def _cancellation(page: Page, values: Mapping[str, str], problem: Problem | None) -> Response:
-    request = pb.CancelIngestionRequest(request_id=_EXAMPLE_ID)
+    request = pb.CancelIngestionRequest(request_id=EXAMPLE_REQUEST_ID)
     return _confirmation(page, "cancellation.html", request, values, problem)
 
 
 def _reversal(page: Page, values: Mapping[str, str], problem: Problem | None) -> Response:
-    request = pb.RevertIngestionRequest(request_id=_EXAMPLE_ID)
+    request = pb.RevertIngestionRequest(request_id=EXAMPLE_REQUEST_ID)
     return _confirmation(page, "reversal.html", request, values, problem)
 
 
