@@ -167,7 +167,12 @@ def _syntax_error(error: "UnexpectedInput", text: str) -> ConditionError:
     token = getattr(error, "token", None)
     if token is not None and token.type == "$END":
         return ConditionError("ends where a value is expected", len(lines), len(lines[-1]) + 1)
-    found = lines[line - 1][column - 1 :].split()[0][:20]
+    rest = lines[line - 1][column - 1 :]
+    if not rest[0].isprintable():
+        # Such as a non-breaking space, which looks like the space that is meant.
+        problem = f"has the character U+{ord(rest[0]):04X}; write it as a space or leave it out"
+        return ConditionError(problem, line, column)
+    found = rest.split()[0][:20]
     return ConditionError(f"has {found!r} where it is not expected", line, column)
 
 

@@ -1,10 +1,13 @@
 """Scorecards as JSON text, and the fields in which two of them differ."""
 
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from credit_service.domain.document_reader import join
 from credit_service.domain.errors import (
     INVALID_FORMAT,
     OUT_OF_RANGE,
@@ -16,6 +19,8 @@ from credit_service.domain.scorecard import Scorecard, parse_scorecard, scorecar
 
 MAX_DOCUMENT_BYTES: Final = 64 * 1024
 """Largest document, in bytes of UTF-8."""
+_MAX_DIGITS = 40
+_LINE_BREAKS = frozenset("\n\r\t")
 
 
 def read_scorecard(text: str, field: str = "document") -> Scorecard:
@@ -46,9 +51,10 @@ def _read_object(text: str, field: str) -> Mapping[str, Any]:
     if len(text.encode("utf-8", "replace")) > MAX_DOCUMENT_BYTES:
         raise _invalid(field, OUT_OF_RANGE, f"must have at most {MAX_DOCUMENT_BYTES:,} bytes")
     try:
-        document = json.loads(text, object_pairs_hook=_without_duplicates)
+        document = json.loads(text, object_pairs_hook=_Object, parse_int=_integer)
         # Text with half a surrogate pair can be neither stored nor sent.
         json.dumps(document, ensure_ascii=False).encode()
+        violations = list(_violations(document, field, ""))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise _invalid(field, INVALID_FORMAT, f"is not JSON: {error.msg}, {place}") from None
@@ -58,18 +64,48 @@ def _read_object(text: str, field: str) -> Mapping[str, Any]:
         raise _invalid(field, INVALID_FORMAT, "is nested too deeply") from None
     except ValueError as error:
         raise _invalid(field, INVALID_FORMAT, f"is not valid: {error}") from None
+    if violations:
+        raise InvalidFieldsError(violations)
     if not isinstance(document, dict):
         raise _invalid(field, INVALID_FORMAT, "must be a JSON object")
     return document
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:64]!r} occurs twice in one object")
-    return found
+class _Object(dict[str, Any]):
+    """A JSON object. `repeated` are the keys that occur more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated: list[str] = []
+        if len(self) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            self.repeated = [name for name, count in counts.items() if count > 1]
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def _violations(value: Any, path: str, key: str) -> Iterator[FieldViolation]:
+    """A violation for each repeated key and each text with control characters. Conditions name
+    their own characters, with the place."""
+    if isinstance(value, _Object):
+        for name in value.repeated:
+            below = join(path, name)
+            yield FieldViolation(below, INVALID_FORMAT, f"{below} occurs twice in one object.")
+        for name, each in value.items():
+            yield from _violations(each, join(path, name), name)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _violations(each, f"{path}[{index}]", key)
+    elif isinstance(value, str) and key != "condition":
+        for char in value:
+            if char not in _LINE_BREAKS and unicodedata.category(char) == "Cc":
+                problem = f"must not contain control characters, found U+{ord(char):04X}"
+                yield FieldViolation(path, INVALID_FORMAT, f"{path} {problem}.")
+                return
 
 
 def _invalid(field: str, reason: str, problem: str) -> InvalidFieldsError:

@@ -79,7 +79,7 @@ def test_a_condition_is_evaluated_as_cel_is(text: str, expected: bool) -> None:
         ("{1: 2} == {}", "'{1:'", 1, 1),
         ("score == 1 ? true", "ends", 1, 18),
         ("१ == 1", "'१'", 1, 1),
-        ("score > 1\x00", r"'\x00'", 1, 10),
+        ("score > 1\x00", "has the character U+0000", 1, 10),
         # Names.
         ("scores > 1", "'scores' is unknown; use one of score, days_past_due", 1, 1),
         ("score > 1 && phone_number == 2", "'phone_number' is unknown", 1, 14),
@@ -109,6 +109,11 @@ def test_a_condition_is_evaluated_as_cel_is(text: str, expected: bool) -> None:
         ("score in age", "'in' needs a list", 1, 1),
         ("score in []", "'in' needs a list of at least one integer", 1, 1),
         ("score in [age]", "a list may contain only integers", 1, 11),
+        # Characters that look like a space, or like nothing.
+        ("score > 1 \u00a0", "has the character U+00A0; write it as a space", 1, 11),
+        ("score\u00a0> 1", "has the character U+00A0", 1, 6),
+        ("score > 1\n\x0b", "has the character U+000B", 2, 1),
+        ("\ufeffscore > 1", "has the character U+FEFF", 1, 1),
         # Values.
         ("score / 0 > 1", "divides by 0", 1, 9),
         ("score % (1 - 1) > 1", "divides by 0", 1, 10),
@@ -235,6 +240,8 @@ tokens = st.sampled_from(
         "\n",
         "\t",
         "é",
+        "\u00a0",
+        "\x0b",
         "\x00",
     ]
 )

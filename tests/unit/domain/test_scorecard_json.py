@@ -8,7 +8,12 @@ import pytest
 
 from credit_service.domain import scorecard_json
 from credit_service.domain.errors import InvalidFieldsError
-from credit_service.domain.scorecard import STANDARD, STANDARD_DOCUMENT
+from credit_service.domain.scorecard import (
+    PRUDENT_DOCUMENT,
+    STANDARD,
+    STANDARD_DOCUMENT,
+    parse_scorecard,
+)
 from credit_service.domain.scorecard_json import (
     MAX_DOCUMENT_BYTES,
     Difference,
@@ -57,10 +62,9 @@ def test_each_error_has_its_path() -> None:
         ('{\n"version": }', "line 2, column 12"),
         ("[]", "must be a JSON object"),
         ("null", "must be a JSON object"),
-        (TEXT[:-1] + ', "version": "b"}', "'version' occurs twice"),
         (TEXT.replace('"standard-1"', r'"\ud800"'), "surrogate"),
         ("[" * 40_000, "nested too deeply"),
-        (TEXT.replace("5000", "9" * 5_000), "is not valid"),
+        (TEXT.replace("5000", "9" * 5_000), "a number has 5,000 digits."),
         (TEXT + " " * MAX_DOCUMENT_BYTES, "65,536 bytes"),
     ],
 )
@@ -68,6 +72,34 @@ def test_other_text_is_rejected_with_its_place(text: str, words: str) -> None:
     found = rejected(text)
     assert found.keys() == {"document"}
     assert words in found["document"]
+
+
+def test_repeated_keys_are_named_by_their_paths() -> None:
+    text = TEXT.replace('"weight": 20,', '"weight": 20, "weight": 30,')[:-1] + ', "version": "b"}'
+    assert rejected(text) == {
+        f"document.{path}": f"document.{path} occurs twice in one object."
+        for path in (
+            "version",
+            "components.LOAN_COUNT.weight",
+            "components.CURRENT_YEAR_ACTIVITY.weight",
+        )
+    }
+
+
+def test_texts_for_people_have_no_control_characters() -> None:
+    document = json.loads(json.dumps(PRUDENT_DOCUMENT))
+    document["rules"][0]["message"] = "Two\nlines\tof text"
+    document["rules"][1]["message"] = "a\x00b"
+    document["contingent_charges"] = [{"type": "late payment", "sentence": "\x1b[31mred"}]
+    assert rejected(json.dumps(document)) == {
+        f"document.{path}": f"document.{path} must not contain control characters, found U+{code}."
+        for path, code in (
+            ("rules[1].message", "0000"),
+            ("contingent_charges[0].sentence", "001B"),
+        )
+    }
+    # Stored documents of earlier releases may have them, and are read as before.
+    assert parse_scorecard(document).rules[1].message == "a\x00b"
 
 
 def test_differences_are_named_by_their_path() -> None:
