@@ -47,6 +47,7 @@ _WRITTEN = {
     "arrears_known": "boolean",
     "oldest_unpaid_due": "date",
     "npa_since": "date",
+    "read_class": "smallint",
     "announced_class": "smallint",
     "change_count": "bigint",
     "class_changes": "json",

@@ -109,7 +109,7 @@ def payment_read(row: Row) -> PaymentRead:
 
 
 # The customer's position and the loan move to what they are after the write, if the customer is
-# still of the version that was read.
+# still of the version that was read. A worker announces classes without a new version.
 MOVE_CUSTOMER = f"""
         UPDATE customers SET
             version = version + 1,
@@ -127,6 +127,7 @@ MOVE_CUSTOMER = f"""
             {customers.SET_ARREARS},
             announced_class = :announced_class{{rows}}
         WHERE customers.customer_id = :customer_id AND version = :read_version
+            AND customers.announced_class = :read_class
         RETURNING {{returned}}"""
 _MOVE = f"""
     WITH c AS ({MOVE_CUSTOMER.format(rows="", returned="customer_id, version, event_seq")}
@@ -447,6 +448,7 @@ def _values(effects: LoanWrite) -> dict[str, Any]:
         **customers.arrears_values(after),
         "change_count": len(changes),
         "class_changes": json.dumps([arrears.event_fields(each) for each in changes]),
+        "read_class": int(effects.announced_class),
         "announced_class": int(changes[-1].current if changes else effects.announced_class),
         **(
             {f"loan_{name}": value for name, value in loans.derived_values(loan).items()}

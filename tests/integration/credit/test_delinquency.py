@@ -10,12 +10,15 @@ import grpc
 import pytest
 from sqlalchemy import Connection, text
 
+from credit_service import failpoints
 from credit_service.clock import Clock
 from credit_service.commands.announce_classes import announce_classes
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import RecordPayment, record_payment
+from credit_service.commands.reverse_payment import ReversePayment, reverse_payment
 from credit_service.domain.delinquency import Arrears, AssetClass
 from credit_service.domain.loans import Loan
+from credit_service.domain.payments import ReversalReason
 from credit_service.queries.as_of import credit_of
 from credit_service.queries.customers import get_customer, list_customers
 from credit_service.queries.delinquency import OverdueLoan, get_delinquency, list_overdue_loans
@@ -187,6 +190,46 @@ def test_announcements_of_several_workers_are_written_once(
     monkeypatch.setattr(arrears, "to_announce", find_and_be_late)
     announce_classes(database, on(date(2026, 3, 2)))
     assert len(announced(database, loan.customer_id)) == 1
+
+
+def announcing_before_the_write(
+    database: Database, monkeypatch: pytest.MonkeyPatch, day: date
+) -> None:
+    """Let a worker announce classes between the next read and its write."""
+    reach = failpoints.reach
+
+    def announce(_point: str) -> None:
+        monkeypatch.setattr(failpoints, "reach", reach)
+        assert announce_classes(database, on(day)) == 1
+
+    monkeypatch.setattr(failpoints, "reach", announce)
+
+
+def test_a_payment_does_not_repeat_a_class_announced_since_its_read(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker announces classes without a new version of the customer."""
+    loan, day = a_loan(database, 12), FEB + timedelta(days=1)
+    announce_classes(database, on(FEB))
+    announcing_before_the_write(database, monkeypatch, day)
+    pay(database, loan, 100, day)
+    assert announced(database, loan.customer_id) == [("STANDARD", "SMA_0", "2026-02-28", 1)]
+    assert announce_classes(database, on(day)) == 0
+
+
+def test_a_reversal_does_not_repeat_a_class_announced_since_its_read(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loan, day = a_loan(database, 12), MAR + timedelta(days=1)
+    paid = pay(database, loan, loan.installment_paise, date(2026, 2, 27)).payment
+    announce_classes(database, on(MAR))
+    announcing_before_the_write(database, monkeypatch, day)
+    command = ReversePayment(uuid4(), paid.payment_id, ReversalReason.BOUNCED)
+    reverse_payment(database, command, on(day), "tests")
+    assert announced(database, loan.customer_id) == [
+        ("STANDARD", "SMA_0", "2026-03-31", 1),
+        ("SMA_0", "SMA_1", "2026-03-30", 31),
+    ]
 
 
 def test_changes_by_a_server_of_the_previous_release_are_noticed(database: Database) -> None:

@@ -263,6 +263,23 @@ def test_a_customer_who_changes_between_read_and_write_leaves_the_group(
     assert reconcile(database, TODAY).discrepancies == 0
 
 
+def test_a_customer_whose_class_is_announced_between_read_and_write_leaves_the_group(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker announces classes without a new version of the customer."""
+    loan, other = a_loan(database), a_loan(database)
+    announce = text("UPDATE customers SET announced_class = 1 WHERE customer_id = :id")
+
+    def announced() -> None:
+        with database.transaction() as connection:
+            connection.execute(announce, {"id": loan.customer_id})
+
+    with before_the_write(monkeypatch, announced):
+        lost, stored = together(database, a_call(loan, 100), a_call(other, 100))
+    assert went_alone(lost, LOST_RACE)
+    assert isinstance(stored, Recorded)
+
+
 def test_a_decline_between_read_and_write_takes_its_place_in_the_events(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
