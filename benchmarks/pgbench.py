@@ -93,7 +93,7 @@ def variables() -> dict[str, str]:
     return {
         "request_id": _PROBE_ID,
         "fingerprint": "\\x" + "5a" * 32,
-        "inputs": encode_inputs(position, ask, TODAY, STANDARD.version),
+        "inputs": encode_inputs(position, ask, TODAY, STANDARD),
         "outcome": encode_outcome(decision),
         "event": event,
         "event_kind": "loan_created",

@@ -345,7 +345,7 @@ def decided(
         request_id=command.request_id,
         fingerprint=request.content,
         inputs_json=encode_inputs(
-            position, command.ask, moment.today, scorecard.version, waived=waived, facts=facts
+            position, command.ask, moment.today, scorecard, waived=waived, facts=facts
         ),
         outcome_json=encode_outcome(decision),
         event_json=_event(command, decision, read.decision_id, loan, offer, referral, waived),

@@ -1,5 +1,6 @@
 """Counter-offers: what would be approved instead, within limits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ from credit_service.rupees import RUPEE_PAISE
 @dataclass(frozen=True, slots=True)
 class CounterOffer:
     """The exact bounds of what would be approved on the same day: one rupee more or one month less
-    would not. Under a scorecard with rules, both bounds are approved, but may not be exact.
+    would not. Under a scorecard with rules, both are approved, and one rupee more or one month less
+    is not at the same rate; a principal far above or a tenure far below may be.
 
     `max_principal_paise` is in whole rupees for the requested tenure, None when no amount would be
     approved; `min_tenure_months` is for the requested principal, None when no tenure up to 480
@@ -72,6 +74,13 @@ def counter_offer_within(limits: Limits, ask: Ask) -> CounterOffer | None:
     """The largest principal at the tenure and the shortest tenure for the principal, or None."""
     principal = _largest_principal(limits, ask.tenure_months)
     tenure = _shortest_tenure(limits, ask.principal_paise)
+    return counter_offer_of(limits, ask, principal, tenure)
+
+
+def counter_offer_of(
+    limits: Limits, ask: Ask, principal: int | None, tenure: int | None
+) -> CounterOffer | None:
+    """The counter-offer of these bounds; None without both."""
     if principal is None and tenure is None:
         return None
     by_principal: tuple[int | None, int | None] = (None, None)
@@ -93,9 +102,7 @@ def _largest_principal(limits: Limits, tenure_months: int) -> int | None:
     is below the monthly one for about every other principal, and for every principal once the
     monthly one leaves room for the rounding.
     """
-    least = max(limits.least_principal_paise, 1)
-    if limits.rules >= Rules.LARGEST_INSTALLMENT:
-        least = max(least, least_principal_paise(limits.rate_bps, tenure_months))
+    least = _least_principal(limits, tenure_months)
     principal = min(
         largest_principal_paise(limits.max_installment_paise, limits.rate_bps, tenure_months),
         limits.max_principal_paise,
@@ -106,6 +113,58 @@ def _largest_principal(limits: Limits, tenure_months: int) -> int | None:
         if limits.fits(principal, tenure_months):
             return principal
         principal -= RUPEE_PAISE
+    return None
+
+
+def _least_principal(limits: Limits, tenure_months: int) -> int:
+    least = max(limits.least_principal_paise, 1)
+    if limits.rules < Rules.LARGEST_INSTALLMENT:
+        return least
+    return max(least, least_principal_paise(limits.rate_bps, tenure_months))
+
+
+def largest_principal_below(
+    declined: int, limits: Limits, tenure_months: int, is_approved: Callable[[int], bool]
+) -> int | None:
+    """A principal in whole rupees that is approved, while one rupee more is not; below `declined`
+    paise, which is in whole rupees and not approved.
+
+    Halves the principal until one is approved, or returns None. Takes at most 80 calls.
+    """
+    least = -(-_least_principal(limits, tenure_months) // RUPEE_PAISE)
+    too_large = declined // RUPEE_PAISE
+    while too_large > least:
+        fitting = max(too_large // 2, least)
+        if is_approved(fitting * RUPEE_PAISE):
+            while too_large - fitting > 1:
+                middle = (fitting + too_large) // 2
+                if is_approved(middle * RUPEE_PAISE):
+                    fitting = middle
+                else:
+                    too_large = middle
+            return fitting * RUPEE_PAISE
+        too_large = fitting
+    return None
+
+
+def shortest_tenure_above(declined: int, is_approved: Callable[[int], bool]) -> int | None:
+    """A tenure that is approved, while one month less is not; above `declined` months, which are
+    not approved.
+
+    Doubles its steps until a tenure is approved, or returns None. Takes at most 20 calls.
+    """
+    too_short, step = declined, 1
+    while too_short < MAX_TENURE_MONTHS:
+        fitting = min(too_short + step, MAX_TENURE_MONTHS)
+        if is_approved(fitting):
+            while fitting - too_short > 1:
+                middle = (fitting + too_short) // 2
+                if is_approved(middle):
+                    fitting = middle
+                else:
+                    too_short = middle
+            return fitting
+        too_short, step = fitting, 2 * step
     return None
 
 

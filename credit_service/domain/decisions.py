@@ -20,7 +20,7 @@ from credit_service.domain.eligibility import Ask, Decision, Outcome, decide
 from credit_service.domain.policy import RuleOutcome, RuleResult
 from credit_service.domain.policy_facts import AssetClass, PolicyFacts
 from credit_service.domain.positions import CreditPosition
-from credit_service.domain.reasons import CURRENT_RULES, Reason, ReasonCode, Rules
+from credit_service.domain.reasons import Reason, ReasonCode, Rules, current_rules
 from credit_service.domain.scorecard import Component, Scorecard
 from credit_service.domain.scoring import CreditScore, Override, ScoreComponent
 
@@ -70,20 +70,20 @@ def encode_inputs(
     position: CreditPosition,
     ask: Ask,
     day: date,
-    scorecard_version: str,
+    scorecard: Scorecard,
     *,
     facts: PolicyFacts | None = None,
     waived: Collection[str] = (),
 ) -> str:
-    """The inputs of a decision by the current rules, as canonical JSON. Held credit of 0, facts of
-    None and an empty `waived` are left out."""
+    """The inputs of a decision by the scorecard's current rules, as canonical JSON. Held credit of
+    0, facts of None and an empty `waived` are left out."""
     held = {
         "held_principal_paise": position.held_principal_paise,
         "held_installments_paise": position.held_installments_paise,
     }
     document: dict[str, Any] = {
         "format": FORMAT,
-        "rules": CURRENT_RULES,
+        "rules": current_rules(scorecard),
         "ask": {
             "principal_paise": ask.principal_paise,
             "annual_rate_bps": ask.annual_rate_bps,
@@ -106,7 +106,7 @@ def encode_inputs(
             "valid_until": position.valid_until.isoformat(),
             **{name: paise for name, paise in held.items() if paise},
         },
-        "scorecard_version": scorecard_version,
+        "scorecard_version": scorecard.version,
     }
     if facts is not None:
         document["facts"] = _facts_document(facts)
@@ -335,9 +335,10 @@ def _decode(text: str) -> dict[str, Any]:
 def replay(inputs_json: str, scorecard: Scorecard) -> str:
     """The outcome of stored inputs under a scorecard, as canonical JSON.
 
-    It uses the rules that the inputs name. Under the scorecard that they name, the result equals
-    the stored outcome byte for byte, texts of reasons included. Under another scorecard it is what
-    that scorecard would have decided.
+    Under the scorecard that the inputs name, it uses the rules that they name, and the result
+    equals the stored outcome byte for byte, texts of reasons included. Under another scorecard it
+    is what that scorecard would have decided, by its current rules unless the inputs name the first
+    ones.
 
     Raises:
         LaterReleaseError: a later release decided, by inputs or rules unknown here.
@@ -359,12 +360,15 @@ def redecide(inputs_json: str, scorecard: Scorecard) -> Decision:
         raise MissingFactsError(
             f"The decision was made without the facts that scorecard {scorecard.version} needs."
         )
+    rules = inputs.rules
+    if rules is not Rules.FIRST and scorecard.version != inputs.scorecard_version:
+        rules = current_rules(scorecard)
     return decide(
         inputs.position,
         inputs.ask,
         scorecard,
         inputs.day,
-        inputs.rules,
+        rules,
         facts=inputs.facts,
         waived=inputs.waived,
     )

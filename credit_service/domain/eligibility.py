@@ -1,17 +1,24 @@
 """Eligibility: the decision on an ask."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 
-from credit_service.domain.counter_offers import CounterOffer, Limits, counter_offer_within
+from credit_service.domain.counter_offers import (
+    CounterOffer,
+    Limits,
+    counter_offer_of,
+    counter_offer_within,
+    largest_principal_below,
+    shortest_tenure_above,
+)
 from credit_service.domain.loans import Ask, LoanTerms
 from credit_service.domain.money import divide_half_up
-from credit_service.domain.policy import PolicyRule, RuleOutcome, RuleResult, evaluate
+from credit_service.domain.policy import PolicyRule, RuleOutcome, RuleResult, evaluate, refers
 from credit_service.domain.policy_facts import PolicyFacts
 from credit_service.domain.positions import CreditPosition, require_valid_on
 from credit_service.domain.reasons import (
-    CURRENT_RULES,
     MAX_REASONS,
     Case,
     Reason,
@@ -19,8 +26,10 @@ from credit_service.domain.reasons import (
     amount_reason,
     burden_reason,
     capped_reason,
+    current_rules,
     income_share_paise,
     limit_reason,
+    new_to_credit_held_paise,
     new_to_credit_reason,
     rule_reason,
     score_reason,
@@ -29,6 +38,10 @@ from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import CreditScore, Override, score
 
 __all__ = ["Ask", "Decision", "Outcome", "RuleResult", "decide"]
+
+_OF_PRINCIPAL = frozenset({"loan_amount", "installment_share_bps"})
+_OF_TENURE = frozenset({"tenure_months", "installment_share_bps"})
+"""The names of conditions whose values depend on the principal, and on the tenure, of an ask."""
 
 
 class Outcome(StrEnum):
@@ -73,7 +86,7 @@ def decide(
     ask: Ask,
     scorecard: Scorecard,
     day: date,
-    rules: Rules = CURRENT_RULES,
+    rules: Rules | None = None,
     *,
     facts: PolicyFacts | None = None,
     waived: frozenset[str] = frozenset(),
@@ -82,7 +95,8 @@ def decide(
 
     `facts` are those of the same day and the same version of the customer; only scorecards with a
     policy use them. `waived` are codes of rules that no longer refer the request, because a
-    reviewer approved it.
+    reviewer approved it. `rules` is the edition of the rules, by default the scorecard's current
+    one.
 
     Raises ValueError when the position is not valid on `day`, or when the scorecard needs facts and
     there are none.
@@ -96,15 +110,16 @@ def decide(
     if credit_score.override is Override.NO_CREDIT_HISTORY and scorecard.new_to_credit is not None:
         new_to_credit = scorecard.new_to_credit
         min_rate_bps = new_to_credit.min_rate_bps
+    edition = current_rules(scorecard) if rules is None else rules
     case = Case(
-        position, scorecard, rules, facts, waived, credit_score, new_to_credit, min_rate_bps
+        position, scorecard, edition, facts, waived, credit_score, new_to_credit, min_rate_bps
     )
     decision, limits = _decide(case, ask)
     if decision.outcome is not Outcome.DECLINED or min_rate_bps is None:
         return decision
     counter_offer = counter_offer_within(limits, ask)
     if counter_offer is not None and scorecard.rules:
-        counter_offer = _confirmed(counter_offer, limits, case, ask)
+        counter_offer = _within_rules(counter_offer, limits, case, ask)
     return decision if counter_offer is None else replace(decision, counter_offer=counter_offer)
 
 
@@ -178,8 +193,11 @@ def _declines(
     if ask.principal_paise > limits.max_principal_paise:
         found.append(limit_reason(case, ask))
     new_to_credit = case.new_to_credit
-    if new_to_credit is not None and ask.principal_paise > new_to_credit.max_principal_paise:
-        found.append(new_to_credit_reason(new_to_credit, ask))
+    if (
+        new_to_credit is not None
+        and new_to_credit_held_paise(case) + ask.principal_paise > new_to_credit.max_principal_paise
+    ):
+        found.append(new_to_credit_reason(case, new_to_credit, ask))
     capping = _capping(case, results)
     if capping is not None and ask.principal_paise > (capping.max_principal_paise or 0):
         found.append(capped_reason(capping, ask))
@@ -247,7 +265,17 @@ def _capping(case: Case, results: tuple[RuleResult, ...]) -> PolicyRule | None:
 
 def _capped(limits: Limits, case: Case, results: tuple[RuleResult, ...]) -> Limits:
     """The limits with the maxima of new-to-credit terms and of rules."""
-    caps = [] if case.new_to_credit is None else [case.new_to_credit.max_principal_paise]
+    caps = []
+    if case.new_to_credit is not None:
+        caps.append(case.new_to_credit.max_principal_paise - new_to_credit_held_paise(case))
+    if case.edition >= Rules.POLICY_WITH_HOLDS:
+        # Whether the others apply depends on the terms: `_within_rules` decides on each.
+        results = tuple(
+            [
+                replace(each, applied=False) if _uses(each, _OF_PRINCIPAL | _OF_TENURE) else each
+                for each in results
+            ]
+        )
     capping = _capping(case, results)
     if capping is not None and capping.max_principal_paise is not None:
         caps.append(capping.max_principal_paise)
@@ -263,38 +291,64 @@ def _referrals(case: Case, results: tuple[RuleResult, ...]) -> list[Reason]:
     return [
         rule_reason(rule, result)
         for rule, result in zip(case.scorecard.rules, results, strict=True)
-        if rule.code not in case.waived
-        and (result.error or (result.applied and rule.outcome is RuleOutcome.REFER))
+        if refers(result, case.waived)
     ]
 
 
-def _confirmed(offer: CounterOffer, limits: Limits, case: Case, ask: Ask) -> CounterOffer | None:
-    """The offer without the half that the rules would not approve at its rate; None without both.
+def _within_rules(offer: CounterOffer, limits: Limits, case: Case, ask: Ask) -> CounterOffer | None:
+    """The offer with bounds that the rules approve at its rate; None without both.
 
-    The limits alone know nothing of rules, whose values depend on the terms.
+    The limits alone know nothing of rules, whose values depend on the terms. Where the rules do not
+    approve a bound, the next one that they approve replaces it, since Rules.POLICY_WITH_HOLDS.
     """
+    rate = ask.annual_rate_bps
 
-    def is_approved(principal_paise: int | None, tenure_months: int | None) -> bool:
-        if principal_paise is None or tenure_months is None:
-            return False
-        other = Ask(principal_paise, ask.annual_rate_bps, tenure_months)
-        decision, _ = _decide(case, other)
+    def decided(principal_paise: int, tenure_months: int) -> Decision:
+        return _decide(case, Ask(principal_paise, rate, tenure_months))[0]
+
+    def passes(decision: Decision) -> bool:
         return decision.approved and decision.corrected_rate_bps == limits.rate_bps
 
-    if not is_approved(offer.max_principal_paise, ask.tenure_months):
-        offer = replace(
-            offer,
-            max_principal_paise=None,
-            max_principal_installment_paise=None,
-            max_principal_last_installment_paise=None,
+    def may_pass(decision: Decision, names: AbstractSet[str]) -> bool:
+        return case.edition >= Rules.POLICY_WITH_HOLDS and all(
+            _uses(each, names) for each in _stopping(decision, case.waived)
         )
-    if not is_approved(ask.principal_paise, offer.min_tenure_months):
-        offer = replace(
-            offer,
-            min_tenure_months=None,
-            min_tenure_installment_paise=None,
-            min_tenure_last_installment_paise=None,
-        )
-    if offer.max_principal_paise is None and offer.min_tenure_months is None:
-        return None
-    return offer
+
+    principal, tenure = offer.max_principal_paise, offer.min_tenure_months
+    if principal is not None:
+        found = decided(principal, ask.tenure_months)
+        if not passes(found):
+            principal = (
+                largest_principal_below(
+                    principal,
+                    limits,
+                    ask.tenure_months,
+                    lambda paise: passes(decided(paise, ask.tenure_months)),
+                )
+                if may_pass(found, _OF_PRINCIPAL)
+                else None
+            )
+    if tenure is not None:
+        found = decided(ask.principal_paise, tenure)
+        if not passes(found):
+            tenure = (
+                shortest_tenure_above(
+                    tenure, lambda months: passes(decided(ask.principal_paise, months))
+                )
+                if may_pass(found, _OF_TENURE)
+                else None
+            )
+    return counter_offer_of(limits, ask, principal, tenure)
+
+
+def _uses(result: RuleResult, names: AbstractSet[str]) -> bool:
+    return not names.isdisjoint([name for name, _ in result.values])
+
+
+def _stopping(decision: Decision, waived: frozenset[str]) -> list[RuleResult]:
+    """The rules that decline the request, and those that refer it unless they are waived."""
+    return [
+        each
+        for each in decision.rules
+        if (each.applied and each.outcome == RuleOutcome.DECLINE) or refers(each, waived)
+    ]

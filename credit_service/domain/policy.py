@@ -5,6 +5,7 @@ A policy is optional, and so is each part of it. docs/rules.md explains the part
 
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -109,6 +110,13 @@ def evaluate(rule: PolicyRule, values: Mapping[str, int]) -> RuleResult:
         problem = str(error)
     used = tuple([(name, values[name]) for name in rule.condition.names])
     return RuleResult(rule.code, rule.condition.text, rule.outcome, used, applied, problem)
+
+
+def refers(result: RuleResult, waived: AbstractSet[str]) -> bool:
+    """Whether the rule refers the request: it is a rule of REFER that applied, or it has no result,
+    and it was not waived."""
+    is_referring = result.applied and result.outcome == RuleOutcome.REFER
+    return result.code not in waived and (is_referring or result.error != "")
 
 
 KEYS: Final = frozenset({"new_to_credit", "on_time_counts", "debt_basis", "rules"})

@@ -32,9 +32,20 @@ class Rules(IntEnum):
     LARGEST_INSTALLMENT = 2
     """The income test checks the largest installment, the last one included; installments of whole
     paise must repay the loan; a decision includes its last installment."""
+    POLICY_WITH_HOLDS = 3
+    """The largest principal for customers without loans includes what their open offers hold;
+    counter-offers are searched for within the rules of a policy. Without a policy, it decides as
+    LARGEST_INSTALLMENT does."""
 
 
-CURRENT_RULES = Rules.LARGEST_INSTALLMENT
+def current_rules(scorecard: Scorecard) -> Rules:
+    """The edition by which a scorecard decides today.
+
+    Without a policy it is the one before, so that a server of the release before can replay it.
+    """
+    if scorecard.rules or scorecard.new_to_credit is not None:
+        return Rules.POLICY_WITH_HOLDS
+    return Rules.LARGEST_INSTALLMENT
 
 
 class ReasonCode(StrEnum):
@@ -197,13 +208,27 @@ def limit_reason(case: Case, ask: Ask) -> Reason:
     )
 
 
-def new_to_credit_reason(new_to_credit: NewToCredit, ask: Ask) -> Reason:
-    most = new_to_credit.max_principal_paise
+def new_to_credit_held_paise(case: Case) -> int:
+    """The held principal that counts against the largest one for customers without loans."""
+    if case.edition < Rules.POLICY_WITH_HOLDS:
+        return 0
+    return case.position.held_principal_paise
+
+
+def new_to_credit_reason(case: Case, new_to_credit: NewToCredit, ask: Ask) -> Reason:
+    most, held = new_to_credit.max_principal_paise, new_to_credit_held_paise(case)
+    total = held + ask.principal_paise
+    what = f"The loan of {format_inr(ask.principal_paise)} is"
+    if held:
+        what = (
+            f"The held credit of {format_inr(held)} and the loan of "
+            f"{format_inr(ask.principal_paise)} come to {format_inr(total)},"
+        )
     return Reason(
         ReasonCode.NEW_TO_CREDIT_AMOUNT_EXCEEDED,
-        f"The loan of {format_inr(ask.principal_paise)} is more than {format_inr(most)}, the most "
-        "that is lent to a customer without any loan on record.",
-        format_rupees(ask.principal_paise),
+        f"{what} more than {format_inr(most)}, the most that is lent to a customer without any "
+        "loan on record.",
+        format_rupees(total),
         format_rupees(most),
     )
 

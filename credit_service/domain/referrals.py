@@ -15,7 +15,7 @@ from credit_service.domain.errors import (
     InvalidFieldsError,
     PreconditionFailedError,
 )
-from credit_service.domain.policy import RuleOutcome
+from credit_service.domain.policy import refers
 from credit_service.domain.principals import is_known_same
 
 DEFAULT_REVIEW_DAYS = 7
@@ -83,12 +83,7 @@ class Referral:
 def referring_rules(decision: Decision, waived: frozenset[str]) -> tuple[str, ...]:
     """The codes of the rules that referred a request, in their order: those that apply, and those
     without a result, unless they were waived."""
-    return tuple(
-        each.code
-        for each in decision.rules
-        if (each.error or (each.applied and each.outcome == RuleOutcome.REFER))
-        and each.code not in waived
-    )
+    return tuple([each.code for each in decision.rules if refers(each, waived)])
 
 
 def last_day(referred_on: date, review_days: int) -> date:

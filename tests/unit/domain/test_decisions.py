@@ -70,7 +70,7 @@ OUTCOME = (
 
 def test_a_decision_is_encoded_to_the_same_bytes() -> None:
     decision = decide(POSITION, ASK, STANDARD, DAY)
-    assert encode_inputs(POSITION, ASK, DAY, "standard-1") == INPUTS
+    assert encode_inputs(POSITION, ASK, DAY, STANDARD) == INPUTS
     assert encode_outcome(decision) == OUTCOME
     assert replay(INPUTS, STANDARD) == OUTCOME
 
@@ -120,7 +120,7 @@ any_position = st.one_of(free_positions(), positions())
 def test_replay_gives_the_same_bytes(position: CreditPosition, asked: Ask) -> None:
     day = position.as_of
     decision = decide(position, asked, STANDARD, day)
-    inputs = encode_inputs(position, asked, day, STANDARD.version)
+    inputs = encode_inputs(position, asked, day, STANDARD)
     outcome = encode_outcome(decision)
     assert replay(inputs, STANDARD) == outcome
     assert decode_inputs(inputs) == (

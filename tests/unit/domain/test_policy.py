@@ -26,7 +26,7 @@ from credit_service.domain.errors import InvalidFieldsError
 from credit_service.domain.policy import MAX_RULES, DebtBasis, NewToCredit, OnTimeCounts
 from credit_service.domain.policy_facts import AssetClass, PolicyFacts
 from credit_service.domain.positions import CreditPosition
-from credit_service.domain.reasons import Reason, ReasonCode
+from credit_service.domain.reasons import Reason, ReasonCode, Rules
 from credit_service.domain.scorecard import (
     PRUDENT_DOCUMENT,
     STANDARD,
@@ -466,6 +466,27 @@ def test_new_to_credit_has_a_largest_principal_and_all_other_limits() -> None:
     ]
 
 
+def test_new_to_credit_counts_what_open_offers_hold() -> None:
+    holding = replace(NEW, held_principal_paise=30_000 * RUPEE, held_installments_paise=300_000)
+    assert answer(ask(20_000), position=holding, facts=NO_LOANS).approved
+    decision = answer(ask(20_001), position=holding, facts=NO_LOANS)
+    (reason,) = decision.reasons
+    assert reason == Reason(
+        ReasonCode.NEW_TO_CREDIT_AMOUNT_EXCEEDED,
+        "The held credit of ₹30,000.00 and the loan of ₹20,001.00 come to ₹50,001.00, more than "
+        "₹50,000.00, the most that is lent to a customer without any loan on record.",
+        "50001.00",
+        "50000.00",
+    )
+    assert decision.counter_offer is not None
+    assert decision.counter_offer.max_principal_paise == 20_000 * RUPEE
+    full = replace(holding, held_principal_paise=50_000 * RUPEE)
+    assert answer(ask(1_000), position=full, facts=NO_LOANS).counter_offer is None
+    # The second edition counted the loan alone.
+    second = Rules.LARGEST_INSTALLMENT
+    assert decide(full, ask(1_000), PRUDENT, DAY, second, facts=NO_LOANS).approved
+
+
 def test_a_rule_raises_the_rate() -> None:
     scorecard = with_rules(
         rule("DEAR", "tenure_months > 6", "MIN_RATE", min_rate_bps=1500),
@@ -598,8 +619,50 @@ def test_counter_offers_pass_every_rule() -> None:
         min_tenure_last_installment_paise=None,
     )
     # A rule that refers every amount leaves nothing that would be approved.
-    refers = with_rules(rule("LARGE", "loan_amount > 100000", "REFER"))
+    refers = with_rules(rule("ANY", "loan_amount > 0 && age > 30", "REFER"))
     assert answer(ask(10_00_000), refers).counter_offer is None
+
+
+def test_counter_offers_are_the_largest_and_shortest_that_rules_approve() -> None:
+    share = "installment_share_bps > 3000"
+    for policy in (
+        [rule("SHARE", share, "DECLINE")],
+        [rule("SHARE", share, "REFER")],
+        # It applies to large installments only, so it is no limit of all amounts.
+        [rule("SHARE", share, "MAX_AMOUNT", max_principal_paise=1_000)],
+        [rule("BROKEN", f"1 / (({share}) ? 0 : 1) == 1", "MIN_RATE", min_rate_bps=0)],
+    ):
+        scorecard = with_rules(*policy)
+        offer = answer(ask(10_00_000), scorecard).counter_offer
+        assert offer is not None
+        assert offer.max_principal_paise is not None
+        assert offer.min_tenure_months is not None
+        most, fewest = offer.max_principal_paise, offer.min_tenure_months
+        assert answer(Ask(most, 1200, 12), scorecard).approved
+        assert not answer(Ask(most + RUPEE, 1200, 12), scorecard).approved
+        assert answer(ask(10_00_000, tenure=fewest), scorecard).approved
+        assert not answer(ask(10_00_000, tenure=fewest - 1), scorecard).approved
+        assert most > 1_00_000 * RUPEE
+
+
+def test_a_rule_that_the_terms_cannot_change_leaves_no_counter_offer() -> None:
+    scorecard = with_rules(
+        rule("OLD", "age > 30", "DECLINE"), rule("T", "loan_amount > 1", "REFER")
+    )
+    assert answer(ask(10_00_000), scorecard).counter_offer is None
+
+
+def test_decisions_of_the_second_edition_keep_their_counter_offers() -> None:
+    scorecard = with_rules(rule("SHARE", "installment_share_bps > 3000", "DECLINE"))
+    by_second = decide(GOOD, ask(10_00_000), scorecard, DAY, Rules.LARGEST_INSTALLMENT, facts=FACTS)
+    assert by_second.counter_offer is None
+    inputs = json.loads(encode_inputs(GOOD, ask(10_00_000), DAY, scorecard, facts=FACTS))
+    assert inputs["rules"] == Rules.POLICY_WITH_HOLDS
+    inputs["rules"] = Rules.LARGEST_INSTALLMENT
+    assert replay(json.dumps(inputs), scorecard) == encode_outcome(by_second)
+    # Another scorecard decides as it would today.
+    other = replace(scorecard, version="other")
+    assert decode_outcome(replay(json.dumps(inputs), other)).counter_offer is not None
 
 
 def test_a_rule_gets_the_value_of_every_name() -> None:
@@ -690,7 +753,7 @@ def replayed(
     facts: PolicyFacts = FACTS,
     waived: frozenset[str] = frozenset(),
 ) -> str:
-    inputs = encode_inputs(position, asked, DAY, scorecard.version, facts=facts, waived=waived)
+    inputs = encode_inputs(position, asked, DAY, scorecard, facts=facts, waived=waived)
     return replay(inputs, scorecard)
 
 
@@ -708,7 +771,7 @@ def test_laws_of_decisions_with_a_policy(
     assert replayed(asked, scorecard, position, facts, waived) == outcome
     assert decode_outcome(outcome) == decision
     inputs = decode_inputs(
-        encode_inputs(position, asked, DAY, "v", facts=facts, waived=sorted(waived))
+        encode_inputs(position, asked, DAY, scorecard, facts=facts, waived=sorted(waived))
     )
     assert (inputs.facts, inputs.waived, inputs.unknown) == (facts, waived, ())
 
@@ -743,7 +806,8 @@ def check_counter_offer(
     facts: PolicyFacts,
     waived: frozenset[str],
 ) -> None:
-    """What is offered is approved, with the installments of the offer."""
+    """What is offered is approved, with the installments of the offer; one rupee more and one month
+    less are not, at the same rate."""
     offer = decision.counter_offer
     if offer is None:
         return
@@ -759,6 +823,15 @@ def check_counter_offer(
         assert offered.approved
         assert offered.installment_paise == installment
         assert offered.corrected_rate_bps == decision.corrected_rate_bps
+    beyond = []
+    if offer.max_principal_paise is not None:
+        beyond.append((offer.max_principal_paise + RUPEE, asked.tenure_months))
+    if offer.min_tenure_months is not None and offer.min_tenure_months > 1:
+        beyond.append((asked.principal_paise, offer.min_tenure_months - 1))
+    for principal, tenure in beyond:
+        other = Ask(principal, asked.annual_rate_bps, tenure)
+        refused = answer(other, scorecard, position, facts, waived)
+        assert not refused.approved or refused.corrected_rate_bps != decision.corrected_rate_bps
 
 
 # Stored decisions.
@@ -766,7 +839,7 @@ def check_counter_offer(
 
 def test_a_decision_with_a_policy_is_encoded_to_the_same_bytes() -> None:
     inputs = encode_inputs(
-        GOOD, ask(50_000), DAY, "prudent-1", facts=overdue(5, AssetClass.SMA_0), waived={"B", "A"}
+        GOOD, ask(50_000), DAY, PRUDENT, facts=overdue(5, AssetClass.SMA_0), waived={"B", "A"}
     )
     document = json.loads(inputs)
     assert document["facts"] == {
@@ -793,7 +866,7 @@ def test_a_decision_with_a_policy_is_encoded_to_the_same_bytes() -> None:
 
 
 def test_a_decision_without_facts_is_not_replayed_with_a_policy() -> None:
-    inputs = encode_inputs(GOOD, ask(50_000), DAY, "standard-1")
+    inputs = encode_inputs(GOOD, ask(50_000), DAY, STANDARD)
     assert "facts" not in inputs
     assert "waived" not in inputs
     with pytest.raises(MissingFactsError, match="without the facts that scorecard prudent-1 needs"):
@@ -801,6 +874,6 @@ def test_a_decision_without_facts_is_not_replayed_with_a_policy() -> None:
 
 
 def test_facts_of_a_later_release_are_named() -> None:
-    document = json.loads(encode_inputs(GOOD, ask(1), DAY, "v", facts=FACTS))
+    document = json.loads(encode_inputs(GOOD, ask(1), DAY, PRUDENT, facts=FACTS))
     document["facts"]["mood"] = 1
     assert decode_inputs(json.dumps(document)).unknown == ("facts.mood",)

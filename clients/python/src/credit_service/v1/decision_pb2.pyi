@@ -154,8 +154,8 @@ class _DeclineReasonCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Decl
     and threshold are in rupees.
     """
     DECLINE_REASON_CODE_NEW_TO_CREDIT_AMOUNT_EXCEEDED: _DeclineReasonCode.ValueType  # 7
-    """The customer has never had a loan, and the principal is more than the scorecard's policy lends
-    to such customers. found and threshold are in rupees.
+    """The customer has never had a loan, and the principal, with that of open offers, is more than
+    the scorecard's policy lends to such customers. found and threshold are in rupees.
     """
     DECLINE_REASON_CODE_POLICY_RULE: _DeclineReasonCode.ValueType  # 8
     """A rule of the scorecard's policy, named in rule_code. found is the names and values that the
@@ -200,8 +200,8 @@ to be repaid in equal installments of whole paise over the tenure at the correct
 and threshold are in rupees.
 """
 DECLINE_REASON_CODE_NEW_TO_CREDIT_AMOUNT_EXCEEDED: DeclineReasonCode.ValueType  # 7
-"""The customer has never had a loan, and the principal is more than the scorecard's policy lends
-to such customers. found and threshold are in rupees.
+"""The customer has never had a loan, and the principal, with that of open offers, is more than
+the scorecard's policy lends to such customers. found and threshold are in rupees.
 """
 DECLINE_REASON_CODE_POLICY_RULE: DeclineReasonCode.ValueType  # 8
 """A rule of the scorecard's policy, named in rule_code. found is the names and values that the
@@ -384,9 +384,9 @@ class PolicyFacts(message.Message):
 @typing.final
 class CounterOffer(message.Message):
     """What would be approved instead. The offer is exact: it would be approved, and one rupee more (or
-    one month less) would not. Under a scorecard with rules it would be approved, but may not be exact.
-    Unset if the loan was approved or
-    referred, or if the score alone declined it.
+    one month less) would not. Under a scorecard with rules, one rupee more (or one month less) would
+    not be approved at the same rate, but a much larger principal or a much shorter tenure may be.
+    Unset if the loan was approved or referred, or if the score alone declined it.
     """
 
     DESCRIPTOR: descriptor.Descriptor

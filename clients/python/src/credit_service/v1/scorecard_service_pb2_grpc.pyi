@@ -73,8 +73,10 @@ class ScorecardServiceStub:
     """
     ActivateScorecard: grpc.UnaryUnaryMultiCallable[scorecard_service_pb2.ActivateScorecardRequest, scorecard_service_pb2.ActivateScorecardResponse]
     """Makes a stored scorecard the active one, at once or from the start of a coming day on, whether
-    or not any worker runs then. If it is the trial, its trial ends when it becomes active. The
-    workers recompute all scores when it becomes active.
+    or not any worker runs then. Methods that write decide by it from this call on;
+    CheckEligibility, BatchCheckEligibility and GetCreditScore follow within a second. If it is the
+    trial, its trial ends when it becomes active. The workers recompute all scores when it becomes
+    active.
 
     An activation for a day replaces one that is scheduled for the same day, and leaves those of
     other days. To cancel a scheduled activation, schedule for its day the scorecard that is active
@@ -224,8 +226,10 @@ class ScorecardServiceServicer(metaclass=abc_1.ABCMeta):
         context: grpc.ServicerContext,
     ) -> scorecard_service_pb2.ActivateScorecardResponse:
         """Makes a stored scorecard the active one, at once or from the start of a coming day on, whether
-        or not any worker runs then. If it is the trial, its trial ends when it becomes active. The
-        workers recompute all scores when it becomes active.
+        or not any worker runs then. Methods that write decide by it from this call on;
+        CheckEligibility, BatchCheckEligibility and GetCreditScore follow within a second. If it is the
+        trial, its trial ends when it becomes active. The workers recompute all scores when it becomes
+        active.
 
         An activation for a day replaces one that is scheduled for the same day, and leaves those of
         other days. To cancel a scheduled activation, schedule for its day the scorecard that is active
