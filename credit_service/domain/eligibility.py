@@ -1,9 +1,10 @@
 """Eligibility: the decision on an ask."""
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from enum import StrEnum
+from typing import NamedTuple
 
 from credit_service.domain.counter_offers import (
     CounterOffer,
@@ -53,8 +54,7 @@ class Outcome(StrEnum):
     """A person must review the request; nothing is booked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The decision on an ask. `installment_paise` is at the corrected rate.
 
     When the score declines, the corrected rate is the requested one. `reasons` is empty exactly
@@ -115,12 +115,12 @@ def decide(
         position, scorecard, edition, facts, waived, credit_score, new_to_credit, min_rate_bps
     )
     decision, limits = _decide(case, ask)
-    if decision.outcome is not Outcome.DECLINED or min_rate_bps is None:
+    if decision.approved or decision.referred or min_rate_bps is None:
         return decision
     counter_offer = counter_offer_within(limits, ask)
     if counter_offer is not None and scorecard.rules:
         counter_offer = _within_rules(counter_offer, limits, case, ask)
-    return decision if counter_offer is None else replace(decision, counter_offer=counter_offer)
+    return decision if counter_offer is None else decision._replace(counter_offer=counter_offer)
 
 
 def _decide(case: Case, ask: Ask) -> tuple[Decision, Limits]:

@@ -1,10 +1,10 @@
 """The credit score: an integer 0 … 100, and its components."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from credit_service.domain.money import divide_half_up
 from credit_service.domain.policy import DebtBasis, OnTimeCounts
@@ -23,8 +23,7 @@ class Override(StrEnum):
     """The debt of ACTIVE loans, by the scorecard's debt basis, is more than the approved limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreComponent:
+class ScoreComponent(NamedTuple):
     """One component: its points and its maximum, in hundredths of a point.
 
     `found` and `full_at` are the figures that it was computed from: EMIs paid on time and EMIs due
@@ -51,8 +50,7 @@ class ScoreComponent:
         return explain(self.found, self.full_at)
 
 
-@dataclass(frozen=True, slots=True)
-class CreditScore:
+class CreditScore(NamedTuple):
     """A score with its components, valid until the day before `valid_until`.
 
     An override sets the score to 0; the components keep the points that they would have given.
