@@ -29,7 +29,7 @@ from credit_service.domain.offers import (
 )
 from credit_service.domain.positions import CreditPosition
 from credit_service.observability import metrics
-from credit_service.storage import customers, loans, offers
+from credit_service.storage import customers, decisions, loans, offers, scorecards
 from credit_service.storage.customers import PositionFacts
 from credit_service.storage.database import Database, LostRaceError, lost_race_on
 from credit_service.storage.offers import EndRead, EndWrite
@@ -99,6 +99,10 @@ def accept_loan_offer(
         RetryLaterError: other calls kept the customer busy for too long.
     """
 
+    with database.autocommit() as connection:
+        offer = _existing(connection, command.offer_id)
+        least = 0 if command.amount_paise is None else _least_lent_paise(connection, offer)
+
     def end(read: EndRead, known_day: date) -> LoanOffer:
         return accepted(
             read.offer,
@@ -108,9 +112,10 @@ def accept_loan_offer(
             known_day=known_day,
             loan_id=read.loan_id,
             now=moment.now,
+            least_paise=least,
         )
 
-    return _end_by_request(database, command, end, moment, principal, cache)
+    return _end_by_request(database, command, offer.customer_id, end, moment, principal, cache)
 
 
 def withdraw_loan_offer(
@@ -130,7 +135,9 @@ def withdraw_loan_offer(
     def end(read: EndRead, _known_day: date) -> LoanOffer:
         return withdrawn(read.offer, command.reason, today=moment.today, now=moment.now)
 
-    return _end_by_request(database, command, end, moment, principal, cache)
+    with database.autocommit() as connection:
+        offer = _existing(connection, command.offer_id)
+    return _end_by_request(database, command, offer.customer_id, end, moment, principal, cache)
 
 
 def expire_offers(database: Database, moment: Moment, limit: int) -> list[CreditPosition]:
@@ -156,28 +163,36 @@ def expire_offers(database: Database, moment: Moment, limit: int) -> list[Credit
     return positions
 
 
+def _existing(connection: Connection, offer_id: int) -> LoanOffer:
+    found = offers.find(connection, offer_id)
+    if found is None:
+        raise unknown_offer(offer_id)
+    return found
+
+
+def _least_lent_paise(connection: Connection, offer: LoanOffer) -> int:
+    """Return the minimum principal of the scorecard that approved the offer."""
+    decision = decisions.get(connection, offer.customer_id, offer.decision_id)
+    return scorecards.get(connection, decision.scorecard_version).min_principal_paise
+
+
 def _end_by_request(
     database: Database,
     command: AcceptLoanOffer | WithdrawLoanOffer,
+    customer_id: int,
     end: _End,
     moment: Moment,
     principal: str,
     cache: PositionCache | None,
 ) -> LoanOffer:
-    with database.autocommit() as connection:
-        found = offers.find(connection, command.offer_id)
-    if found is None:
-        raise unknown_offer(command.offer_id)
     started_at = time.monotonic()
-    ended = _end(
-        database, found.customer_id, command.offer_id, end, moment, principal, command=command
-    )
+    ended = _end(database, customer_id, command.offer_id, end, moment, principal, command=command)
     if cache is not None:
         if ended.position_after is not None:
             version = ended.scorecard_version
             cache.put([ended.position_after], version, moment, read_at=started_at)
         elif ended.repeat_version is not None:
-            cache.outdate([(found.customer_id, ended.repeat_version)])
+            cache.outdate([(customer_id, ended.repeat_version)])
     return ended.offer
 
 

@@ -127,11 +127,13 @@ def accepted(
     known_day: date,
     loan_id: int,
     now: datetime,
+    least_paise: int = 0,
 ) -> LoanOffer:
     """The offer accepted today, in all or with a smaller amount; `disbursed_on` defaults to today.
 
-    `known_day` is the latest day on which a decision about the customer may have been made: from
-    the day after the offer's last day on, its credit may be lent already.
+    `least_paise` is the minimum principal of the scorecard that approved the offer. `known_day` is
+    the latest day on which a decision about the customer may have been made: from the day after the
+    offer's last day on, its credit may be lent already.
 
     Raises:
         PreconditionFailedError: OFFER_ENDED, OFFER_EXPIRED, OFFER_AMOUNT_EXCEEDED,
@@ -141,7 +143,7 @@ def accepted(
     require_open(offer, max(today, known_day))
     amount = offer.principal_paise if amount_paise is None else amount_paise
     start = disbursed_on or today
-    _require_amount(offer, amount)
+    _require_amount(offer, amount, least_paise)
     _require_start(offer, start, today)
     return replace(
         offer,
@@ -153,8 +155,8 @@ def accepted(
     )
 
 
-def _require_amount(offer: LoanOffer, amount: int) -> None:
-    """Raise OFFER_AMOUNT_EXCEEDED or OFFER_AMOUNT_TOO_SMALL; `amount` is in paise."""
+def _require_amount(offer: LoanOffer, amount: int, least_lent: int) -> None:
+    """Raise OFFER_AMOUNT_EXCEEDED or OFFER_AMOUNT_TOO_SMALL; the amounts are in paise."""
     if amount > offer.principal_paise:
         raise _rejection(
             offer,
@@ -168,13 +170,16 @@ def _require_amount(offer: LoanOffer, amount: int) -> None:
         least_principal_paise(offer.annual_rate_bps, offer.tenure_months),
         charges_paise(offer.charges) + 1,
     )
+    why = "exceeds the charges and that equal installments of whole paise repay"
+    if least_lent > least:
+        least, why = least_lent, "is lent"
     # The whole offer was approved.
     if amount < min(least, offer.principal_paise):
         raise _rejection(
             offer,
             "OFFER_AMOUNT_TOO_SMALL",
             f"The amount of {format_inr(amount)} is less than {format_inr(least)}, the least that "
-            "exceeds the charges and that equal installments of whole paise repay.",
+            f"{why}.",
             amount=format_rupees(amount),
             least=format_rupees(least),
         )

@@ -27,6 +27,7 @@ from credit_service.commands.offers import (
 )
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import RecordPayment, record_payment
+from credit_service.commands.scorecards import ActivateScorecard, activate_scorecard
 from credit_service.domain.charges import Charge, ChargePayee
 from credit_service.domain.decisions import decode_inputs, replay
 from credit_service.domain.errors import (
@@ -48,6 +49,7 @@ from credit_service.storage.customer_search import PageStart
 from credit_service.storage.database import Database
 from credit_service.storage.decisions import StoredDecision
 from credit_service.storage.statements import Statement
+from tests.integration.policies import activated
 from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on, recompute_lagging
 
 TODAY = on(date(2026, 6, 10))
@@ -219,6 +221,19 @@ def test_more_than_the_hold_is_refused(database: Database, customer_id: int) -> 
         == "OFFER_AMOUNT_EXCEEDED"
     )
     assert held(database, customer_id) == 10
+
+
+def test_the_minimum_of_the_scorecard_that_approved_an_offer_holds(
+    database: Database, customer_id: int
+) -> None:
+    activated(database, replace(STANDARD, version="large-1", min_principal_paise=LAKH), TODAY)
+    offer = an_offer(database, customer_id, 10)
+    activate_scorecard(database, ActivateScorecard(uuid4(), "standard-1", None), TODAY, "tests")
+    with pytest.raises(PreconditionFailedError, match="the least that is lent") as caught:
+        accept(database, offer, amount_paise=LAKH - 1)
+    assert caught.value.reason == "OFFER_AMOUNT_TOO_SMALL"
+    assert held(database, customer_id) == 10
+    assert accept(database, offer, amount_paise=LAKH).accepted_paise == LAKH
 
 
 def test_a_withdrawal_releases_the_hold(database: Database, customer_id: int) -> None:

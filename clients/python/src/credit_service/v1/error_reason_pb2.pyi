@@ -335,8 +335,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_OFFER_AMOUNT_TOO_SMALL: _ErrorReason.ValueType  # 50
     """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The accepted amount does not exceed
-    the offer's charges, or equal installments of whole paise do not repay it. Amounts are in
-    rupees.
+    the offer's charges, is below the minimum principal of the scorecard that approved the offer,
+    or equal installments of whole paise do not repay it. Amounts are in rupees.
 
     Example metadata: {"offer_id": "42", "amount": "400.00", "least": "400.01"}
     """
@@ -804,8 +804,8 @@ Example metadata: {"offer_id": "42", "amount": "120000.00", "offered": "100000.0
 """
 ERROR_REASON_OFFER_AMOUNT_TOO_SMALL: ErrorReason.ValueType  # 50
 """FAILED_PRECONDITION, with google.rpc.PreconditionFailure. The accepted amount does not exceed
-the offer's charges, or equal installments of whole paise do not repay it. Amounts are in
-rupees.
+the offer's charges, is below the minimum principal of the scorecard that approved the offer,
+or equal installments of whole paise do not repay it. Amounts are in rupees.
 
 Example metadata: {"offer_id": "42", "amount": "400.00", "least": "400.01"}
 """
