@@ -18,8 +18,10 @@ from credit_service.storage import customers, scorecards
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.faults import portfolio
+from tests.faults.effects import effects
 from tests.faults.history import History, Sent
 from tests.faults.load import Load
+from tests.faults.referrals import check_referrals
 from tests.faults.replay import Replay
 from tests.faults.stack import RELAYS, SERVERS, WORKERS, Stack
 
@@ -29,6 +31,8 @@ _LEFT = text(
         + (SELECT count(*) FROM events WHERE event_id IS NULL)
         + (SELECT count(*) FROM credit_scores WHERE valid_until <= :today)
         + (SELECT count(*) FROM loan_offers WHERE state = 'OPEN' AND last_day < :today)
+        + (SELECT count(*) FROM referrals WHERE state = 'PENDING' AND last_day < :today)
+        + (SELECT count(*) FROM bookmarks WHERE name = 'classes' AND position < :yesterday)
         + (SELECT count(*) FROM ingestions WHERE state IN ('QUEUED', 'RUNNING', 'REVERTING'))"""
 )
 _TASKS = text("SELECT actor, state, count(*), max(last_error) FROM tasks GROUP BY 1, 2")
@@ -37,7 +41,13 @@ _EVENT_KINDS = text(
         (SELECT count(*) FROM events WHERE kind = 'loan_created')
             - (SELECT count(*) FROM loans WHERE NOT imported) AS loan_created,
         (SELECT count(*) FROM events WHERE kind = 'loan_declined')
-            - (SELECT count(*) FROM decisions WHERE NOT approved) AS loan_declined,
+            - (SELECT count(*) FROM decisions WHERE NOT approved AND NOT referred)
+            AS loan_declined,
+        (SELECT count(*) FROM events WHERE kind = 'decision_referred')
+            - (SELECT count(*) FROM decisions WHERE referred) AS decision_referred,
+        (SELECT count(*) FROM events WHERE kind = 'decision_reviewed')
+            - (SELECT count(*) FROM referrals WHERE reviewed_at IS NOT NULL)
+            AS decision_reviewed,
         (SELECT count(*) FROM events WHERE kind = 'loan_offer_created')
             - (SELECT count(*) FROM loan_offers) AS loan_offer_created,
         (SELECT count(*) FROM events WHERE kind = 'loan_offer_ended')
@@ -130,6 +140,7 @@ class Account:
                 self._check_loans_and_payments(connection)
                 self._check_request_ids(connection)
                 self._check_ingestions(connection)
+                check_referrals(connection, self._find, self.checked)
                 self._check_customers(connection)
                 self._check_events(connection)
             with database.autocommit() as connection:
@@ -154,7 +165,9 @@ class Account:
         left = -1
         while time.monotonic() < until:
             with suppress(Exception), database.autocommit() as connection:
-                left = connection.execute(_LEFT, {"today": self._moment.today}).scalar_one()
+                today = self._moment.today
+                days = {"today": today, "yesterday": today.toordinal() - 1}
+                left = connection.execute(_LEFT, days).scalar_one()
                 if not left:
                     return
             time.sleep(0.2)
@@ -166,12 +179,19 @@ class Account:
         """Check that exactly the acknowledged records are stored."""
         acknowledged: dict[str, set[Any]] = {
             name: set()
-            for name in ("loans", "payments", "reversals", "offers", "withdrawn", "updates")
+            for name in (
+                "loans",
+                "payments",
+                "reversals",
+                "offers",
+                "withdrawn",
+                "updates",
+                "reviews",
+            )
         }
         for asked in self._history.asked.values():
             for answer in asked.answers[:1]:
-                name, found = _effect(asked.method, answer)
-                if found is not None:
+                for name, found in effects(asked.method, answer):
                     acknowledged[name].add(found)
         stored: dict[str, set[Any]] = {
             "loans": {
@@ -197,6 +217,11 @@ class Account:
             ),
             # Each request gives another income.
             "updates": set(connection.execute(_NEW_INCOMES).scalars()),
+            "reviews": set(
+                connection.execute(
+                    text("SELECT decision_id FROM referrals WHERE reviewed_at IS NOT NULL")
+                ).scalars()
+            ),
         }
         for name, ids in stored.items():
             self.checked[name] = len(ids)
@@ -354,6 +379,8 @@ class Account:
                 stored.arrears.asset_class(today),
             ):
                 self._find("arrears", f"{stored} should be {right_arrears} on {today}")
+            if left := replay.unannounced(life, today):
+                self._find("class", f"customer {customer_id}: no event of {left}")
             fresh = replay.position(life, today)
             right = score(fresh, scorecard)
             if scores.get(customer_id) != (right.score, right.override):
@@ -378,6 +405,8 @@ class Account:
             "prepaid": replay.prepayments_checked,
             "backdated": replay.backdated_checked,
             "changed facts": replay.updates_checked,
+            "classes": replay.classes_checked,
+            "policy facts": replay.facts_checked,
             "scores": replay.scores_checked,
             "cached": cached,
         }
@@ -442,29 +471,6 @@ class Account:
             elif "Traceback" in line or "discrepancy_found" in line:
                 # The exception itself is at the end of a traceback.
                 self._find("log", line if len(line) < 1_200 else f"{line[:200]} … {line[-1_000:]}")
-
-
-def _effect(method: str, answer: bytes) -> tuple[str, Any]:
-    """The kind and the key of what an acknowledged call stored; None for the key of a decline."""
-    match method:
-        case "CreateLoan":
-            made = pb.CreateLoanResponse.FromString(answer)
-            return "loans", (made.loan.customer_id, made.loan.loan_id) if made.approved else None
-        case "AcceptLoanOffer":
-            loan = pb.AcceptLoanOfferResponse.FromString(answer).loan
-            return "loans", (loan.customer_id, loan.loan_id)
-        case "CreateLoanOffer":
-            offered = pb.CreateLoanOfferResponse.FromString(answer)
-            return "offers", offered.offer.offer_id if offered.approved else None
-        case "WithdrawLoanOffer":
-            return "withdrawn", pb.WithdrawLoanOfferResponse.FromString(answer).offer.offer_id
-        case "UpdateCustomer":
-            income = pb.UpdateCustomerResponse.FromString(answer).customer.monthly_income
-            return "updates", income.units * 100 + income.nanos // 10**7
-        case "ReversePayment":
-            return "reversals", pb.ReversePaymentResponse.FromString(answer).payment.payment_id
-        case _:
-            return "payments", pb.RecordPaymentResponse.FromString(answer).payment.payment_id
 
 
 def _timeless(position: CreditPosition) -> CreditPosition:

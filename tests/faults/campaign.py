@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from credit_service.clock import Clock
-from tests.faults import stack
+from tests.faults import policy, stack
 from tests.faults.account import Account
 from tests.faults.cache_watch import CacheWatch
 from tests.faults.faults import Inflictor
@@ -95,19 +95,24 @@ def exit_cleanly_on_signals() -> None:
 def run(plan: Plan, sabotage: str = "") -> Report:
     """Execute the plan. `sabotage` names a guard to remove: see tests/faults/sabotage."""
     past = History()
-    with stack.running(sabotage, with_standby=bool(plan.counts.failovers)) as running:
+    # Loans that begin before the load can get backdated payments and are overdue. All parts start
+    # that early: a clock only moves forward.
+    with stack.running(
+        sabotage, with_standby=bool(plan.counts.failovers), offset_seconds=-_OLD_SECONDS
+    ) as running:
         clock = Clock(offset_file=running.clock_file)
         load = Load(running.address, clock, plan.callers, plan.seed, running.folder, past)
-        # Loans that begin before the load can get backdated payments.
-        running.set_clock(-_OLD_SECONDS)
         load.prepare()
         running.set_clock(0)
+        policy.schedule(running.address, clock)
         watch = CacheWatch(running.databases.redis_url, past)
         began = time.monotonic()
         load.start()
         Inflictor(running, past).inflict(plan.faults(), plan.seconds)
         load.stop()
         load_seconds = time.monotonic() - began
+        load.settle(plan.drain_seconds)
+        load.review_the_rest()
         load.settle(plan.drain_seconds)
         account = Account(running, load, past, plan.drain_seconds)
         account.check()

@@ -22,6 +22,10 @@ EXPECTED: Mapping[str, str] = {
     "group-guard": "decision",
     "reversal-guard": "position",
     "backdated-replay": "position",
+    "prepayment-replay": "payment",
+    "foreclosure-replay": "payment",
+    "class-events": "class",
+    "one-review": "referral",
     "revert-guard": "revert",
     "request-key": "effect",
     "outbox": "event",
@@ -38,9 +42,13 @@ EXPECTED: Mapping[str, str] = {
 _COUNTS = Counts(kills={"server": 1, "worker": 1}, crashes=1, flushes=1)
 _FEW = Counts(kills={"server": 1, "worker": 1})
 _OTHERS: Mapping[str, Counts] = {
-    # With more deaths there are few backdated payments and reverts.
+    # With more deaths there are few payments of each kind and reverts.
     "backdated-replay": _FEW,
+    "prepayment-replay": _FEW,
+    "foreclosure-replay": _FEW,
     "revert-guard": _FEW,
+    # The next day the scorecard with a policy becomes active.
+    "one-review": Counts(kills={"worker": 1}, clock_steps=1),
     "synchronous-standby": Counts(failovers=("stall",)),
     "writable-server": Counts(failovers=("kill",)),
     "read-only-drop": Counts(failovers=("fence",)),

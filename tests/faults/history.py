@@ -10,12 +10,27 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import grpc
+
 from credit_service.v1 import credit_service_pb2 as pb
 from tests.faults.portfolio import SentRow
 
+TRY_AGAIN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+"""The statuses after which callers try again."""
+CALL_SECONDS = 5.0
+"""Deadline of a call."""
 _MOST_FINDINGS = 1_000
 """Most findings of each kind: one kind must not hide another."""
 _OLD_SHARE = 0.4
+_RECENT_SHARE = 0.8
+_DECIDING = ("CreateLoan", "CreateLoanOffer")
+_OFFERING = ("CreateLoanOffer", "ReviewDecision")
 _LATEST_INGESTIONS = 20
 _CANCEL_SHARE = 0.3
 _REVERT_SHARE = 0.3
@@ -138,6 +153,7 @@ class History:
         self._paid_days: dict[tuple[int, int], tuple[date, date]] = {}
         self._offered: list[tuple[int, int]] = []
         self._paid: list[int] = []
+        self._referred: list[int] = []
 
     def find(self, kind: str, text: str) -> None:
         """Record a violation."""
@@ -175,12 +191,14 @@ class History:
         with self._lock:
             asked.answers.append(answer.SerializeToString(deterministic=True))
             asked.answered_at = asked.answered_at or time.monotonic()
-            if isinstance(answer, pb.CreateLoanResponse | pb.AcceptLoanOfferResponse):
-                if answer.HasField("loan"):
-                    self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
-            elif isinstance(answer, pb.CreateLoanOfferResponse) and answer.approved:
+            known = answer.DESCRIPTOR.fields_by_name
+            if "loan" in known and "payment" not in known and answer.HasField("loan"):
+                self._booked.append((answer.loan.customer_id, answer.loan.loan_id))
+            if asked.method in _OFFERING and answer.HasField("offer"):
                 self._offered.append((answer.offer.offer_id, answer.offer.loan_amount.units))
-            elif isinstance(answer, pb.RecordPaymentResponse):
+            if asked.method in _DECIDING and answer.HasField("referral"):
+                self._referred.append(answer.decision_id)
+            if isinstance(answer, pb.RecordPaymentResponse):
                 self._paid.append(answer.payment.payment_id)
                 key = (answer.loan.customer_id, answer.loan.loan_id)
                 start, paid_on = _day(answer.loan.start_date), _day(answer.payment.paid_on)
@@ -234,6 +252,13 @@ class History:
         """(offer, amount in rupees) of an offer that was made, preferably a recent one."""
         with self._lock:
             return pick.choice(self._offered[-200:]) if self._offered else None
+
+    def referral(self, pick: random.Random) -> int | None:
+        """The id of a referred decision, mostly a recent one."""
+        with self._lock:
+            if not self._referred:
+                return None
+            return pick.choice(self._referred[-20 if pick.random() < _RECENT_SHARE else 0 :])
 
     def payment(self, pick: random.Random) -> int | None:
         """The id of a recorded payment, preferably a recent one."""

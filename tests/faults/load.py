@@ -1,19 +1,20 @@
 """The callers: closed loops that record their calls and responses.
 
-50 % reads, 17 % CreateLoan (half of it on five hot customers), 8 % offers and their ends, 10 %
+48 % reads, 17 % CreateLoan (half of it on five hot customers), 8 % offers and their ends, 10 %
 repeats of a request id, often twice concurrently, 10 % payments and their reversals, 2 % changes of
-customers, and ingestions, many of which are cancelled or reverted. Many payments are backdated,
-prepay or foreclose a loan. Some calls have a very short deadline, some are cancelled. Calls without
-a response are repeated at the end, with the same request id.
+customers, 2 % reviews of referred requests, and ingestions, many of which are cancelled or
+reverted. Many payments are backdated, prepay or foreclose a loan. Some calls have a very short
+deadline, some are cancelled. Calls without a response are repeated at the end, with the same
+request id.
 """
 
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,50 +24,32 @@ from google.type.decimal_pb2 import Decimal
 from google.type.money_pb2 import Money
 
 from credit_service.client import channel, rows
-from credit_service.client.rows import SourceFile
 from credit_service.clock import Clock
 from credit_service.v1 import credit_service_pb2 as pb
 from credit_service.v1 import (
     credit_service_pb2_grpc,
-    ingestion_pb2,
-    ingestion_service_pb2,
     loan_pb2,
+    referral_pb2,
 )
-from credit_service.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from credit_service_client import ingestion
-from credit_service_client.errors import ServiceError, decoded_errors
 from credit_service_client.ingestion import IngestionClient
-from credit_service_client.retrying import Patience
-from credit_service_client.sources import BatchProgress
 from tests.faults import portfolio
-from tests.faults.history import Asked, History, Sent, Undo
+from tests.faults.history import CALL_SECONDS, TRY_AGAIN, Asked, History
+from tests.faults.ingestions import MOST_INGESTIONS, PATIENCE, Ingestions
 
-_TRY_AGAIN = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
 _REJECTED_BY_RULES = {
     "RecordPayment",
     "ReversePayment",
     "GetForeclosureQuote",
     "AcceptLoanOffer",
     "WithdrawLoanOffer",
+    "ReviewDecision",
 }
 _TOO_MUCH = 5_000_000
-_CALL_SECONDS = 5.0
-_STREAM_ROWS = 120
-_BATCH_ROWS = 20
-_MOST_INGESTIONS = 8
 # An installment is about as much as a payment.
 _OLD_LOAN = 6_000
 _SETTLING_CALLERS = 16
-_PATIENCE = Patience(
-    give_up_seconds=60.0, longest_pause_seconds=1.0, stall_seconds=15.0, call_timeout_seconds=5.0
-)
-_LOANS = ingestion_pb2.INGESTION_KIND_LOANS
+_LAST_REVIEWS = 30
 
 
 def _loan_of(customer_id: int, units: int, tenure: int, pick: random.Random) -> Any:
@@ -80,16 +63,8 @@ def _loan_of(customer_id: int, units: int, tenure: int, pick: random.Random) -> 
     )
 
 
-class _InSmallBatches(SourceFile):
-    """A file sent a few rows at a time, so that its stream can break in between."""
-
-    def batches(self, offset: int = 0) -> Iterator[BatchProgress]:
-        for each in super().batches(offset):
-            for begin in range(0, len(each.batch.loans.rows), _BATCH_ROWS):
-                part = ingestion_service_pb2.RowBatch(offset=each.batch.offset + begin)
-                part.loans.rows.extend(each.batch.loans.rows[begin : begin + _BATCH_ROWS])
-                request = ingestion_service_pb2.IngestRowsRequest(batch=part)
-                yield BatchProgress(request, each.read_bytes)
+def _date(day: date) -> Date:
+    return Date(year=day.year, month=day.month, day=day.day)
 
 
 class Load:
@@ -104,8 +79,7 @@ class Load:
         self._folder = folder
         self._history = past
         self._stop = threading.Event()
-        # More concurrent ones would exceed the limit of streams.
-        self._streams = threading.Semaphore(_MOST_INGESTIONS)
+        self._ingestions = Ingestions(address, folder, past)
         self._numbers = iter(range(1, 1_000_000))
         self._numbers_lock = threading.Lock()
         self._threads = [
@@ -125,7 +99,7 @@ class Load:
             with channel.open_channel(self._address) as opened:
                 request = ingestion.Request(portfolio.request_id(random.Random(name)))  # noqa: S311 - no secret
                 source = rows.open_source(path, "LOANS" if kind == "LOANS" else "CUSTOMERS")
-                ended = IngestionClient(opened, _PATIENCE).stream(source, request).ingestion
+                ended = IngestionClient(opened, PATIENCE).stream(source, request).ingestion
             if ended.inserted != count:
                 raise RuntimeError(f"{name}: {ended.inserted} of {count} rows were inserted")
         pick = random.Random(self._seed)  # noqa: S311 - repeatable load
@@ -166,9 +140,17 @@ class Load:
                     self._history.find("answer", f"{left} had no response")
                     return
                 list(callers.map(lambda asked: self._mutate(stub, pick, asked), unanswered))
-                list(callers.map(self._transfer, unfinished[:_MOST_INGESTIONS]))
-                list(callers.map(lambda each: self._ask_undo(*each), undos))
+                list(callers.map(self._ingestions.transfer, unfinished[:MOST_INGESTIONS]))
+                list(callers.map(lambda each: self._ingestions.ask_undo(*each), undos))
                 time.sleep(0.1)
+
+    def review_the_rest(self) -> None:
+        """Review some referrals without faults: most of them are made by repeats at the end if the
+        machine is slow."""
+        pick = random.Random(self._seed)  # noqa: S311 - repeatable load
+        with self._stub() as stub, self._stub() as other:
+            for _ in range(_LAST_REVIEWS):
+                self._review(stub, other, pick)
 
     @property
     def watching(self) -> bool:
@@ -184,12 +166,14 @@ class Load:
         with self._stub() as stub, self._stub() as other:
             while not self._stop.is_set():
                 lot = pick.random()
-                if lot < 0.495:
+                if lot < 0.475:
                     self._read(stub, pick)
+                elif lot < 0.495:
+                    self._review(stub, other, pick)
                 elif lot < 0.515:
                     self._update(stub, other, pick)
                 elif lot < 0.535:
-                    self._undo(pick)
+                    self._ingestions.undo(pick)
                 elif lot < 0.705:
                     self._create(stub, other, pick)
                 elif lot < 0.755:
@@ -202,11 +186,8 @@ class Load:
                     self._pay(stub, other, pick)
                 elif lot < 0.985:
                     self._reverse(stub, other, pick)
-                elif self._streams.acquire(blocking=False):
-                    try:
-                        self._ingest(pick)
-                    finally:
-                        self._streams.release()
+                else:
+                    self._ingestions.ingest(pick, self._next_number())
 
     @contextmanager
     def _stub(self) -> Iterator[Any]:
@@ -286,13 +267,16 @@ class Load:
         else:
             self._mutate(stub, pick, asked)
 
+    def _next_number(self) -> int:
+        with self._numbers_lock:
+            return next(self._numbers)
+
     def _update(self, stub: Any, other: Any, pick: random.Random) -> None:
         """Change the income of a customer to one that no other request gives, often with the
         limit."""
         customer_id = pick.choice(portfolio.HOT if pick.random() < 0.3 else portfolio.ORDINARY)
         income, limit = portfolio.income_and_limit(customer_id)
-        with self._numbers_lock:
-            number = next(self._numbers)
+        number = self._next_number()
         request = pb.UpdateCustomerRequest(request_id=str(portfolio.request_id(pick)))
         request.customer.customer_id = customer_id
         request.customer.monthly_income.CopyFrom(
@@ -330,15 +314,17 @@ class Load:
             amount=Money(units=pick.randint(1, 1_000)),
         )
         lot = pick.random()
-        if lot < 0.25:
+        if lot < 0.35:
             day = self._clock.moment().today - timedelta(days=pick.choice([0, 1, 30]))
-            if pick.random() < 0.6 and (found := self._history.day_before_a_payment(pick)):
+            if pick.random() < 0.8 and (found := self._history.day_before_a_payment(pick)):
                 (request.customer_id, request.loan_id), day = found
-            request.paid_on.CopyFrom(Date(year=day.year, month=day.month, day=day.day))
-        elif lot < 0.5:
+                # Often an installment, so that it settles what the later payment had settled.
+                request.amount.units = pick.randint(300, 1_200)
+            request.paid_on.CopyFrom(_date(day))
+        elif lot < 0.55:
             request.purpose = loan_pb2.PAYMENT_PURPOSE_PART_PREPAYMENT
             request.prepayment_effect = pick.choice(loan_pb2.PrepaymentEffect.values())
-        elif lot < 0.65:
+        elif lot < 0.7:
             quote = self._quote(stub, pick, booked)
             if quote is None:
                 return
@@ -375,6 +361,32 @@ class Load:
         else:
             self._mutate(stub, pick, asked)
 
+    def _review(self, stub: Any, other: Any, pick: random.Random) -> None:
+        """Review a referred request; some were reviewed before, or are reviewed twice at once."""
+        decision_id = self._history.referral(pick)
+        if decision_id is None:
+            return
+        reviews = [
+            self._history.asks(
+                "ReviewDecision",
+                pb.ReviewDecisionRequest(
+                    request_id=str(portfolio.request_id(pick)),
+                    decision_id=decision_id,
+                    verdict=referral_pb2.REVIEW_VERDICT_APPROVE
+                    if pick.random() < 0.7
+                    else referral_pb2.REVIEW_VERDICT_DECLINE,
+                    reason="known to the branch",
+                ),
+            )
+            for _ in range(2 if pick.random() < 0.4 else 1)
+        ]
+        if len(reviews) > 1:
+            self._mutate_at_once((stub, other), reviews)
+        elif pick.random() < 0.3:
+            self._mutate_twice((stub, other), reviews[0])
+        else:
+            self._mutate(stub, pick, reviews[0])
+
     def _mutate(self, stub: Any, pick: random.Random, asked: Asked) -> None:
         answer = self._ask(stub, pick, asked.method, asked.request)
         if answer is not None:
@@ -382,12 +394,17 @@ class Load:
 
     def _mutate_twice(self, stubs: tuple[Any, Any], asked: Asked) -> None:
         """Send the same request on two connections at once, as an impatient client does."""
+        self._mutate_at_once(stubs, [asked] * len(stubs))
+
+    def _mutate_at_once(self, stubs: tuple[Any, ...], requests: Sequence[Asked]) -> None:
+        """Send a request on each of the connections at once."""
         calls = []
         began_at = time.monotonic()
-        for stub in stubs:
+        for stub, asked in zip(stubs, requests, strict=True):
             self._history.count(self._history.calls, asked.method)
-            calls.append(getattr(stub, asked.method).future(asked.request, timeout=_CALL_SECONDS))
-        for call in calls:
+            call = getattr(stub, asked.method).future(asked.request, timeout=CALL_SECONDS)
+            calls.append((asked, call))
+        for asked, call in calls:
             try:
                 answer = call.result()
             except (grpc.RpcError, grpc.FutureCancelledError):
@@ -402,7 +419,7 @@ class Load:
         """The response, or None. Some calls have a very short deadline, some are cancelled."""
         lot = pick.random()
         self._history.count(self._history.calls, method)
-        timeout_seconds = 0.004 if lot < 0.02 else _CALL_SECONDS
+        timeout_seconds = 0.004 if lot < 0.02 else CALL_SECONDS
         began_at = time.monotonic()
         call = getattr(stub, method).future(request, timeout=timeout_seconds)
         is_patient = 0.02 <= lot <= 0.98
@@ -426,7 +443,7 @@ class Load:
         retryable."""
         code = call.code()
         self._history.count(self._history.statuses, code.name)
-        if code in _TRY_AGAIN:
+        if code in TRY_AGAIN:
             # Spread the load on a server that has just restarted.
             time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - a pause, no secret
         elif method in _REJECTED_BY_RULES and code is grpc.StatusCode.FAILED_PRECONDITION:
@@ -434,103 +451,6 @@ class Load:
                 self._history.refused(request)
         else:
             self._history.find("status", f"{method}: {code.name} {call.details() or ''}")
-
-    # Ingestions.
-
-    def _ingest(self, pick: random.Random) -> None:
-        with self._numbers_lock:
-            number = next(self._numbers)
-        path = self._folder / f"rows-{number}.csv"
-        sent_rows = portfolio.write_rows(path, number, _STREAM_ROWS, pick)
-        lot = pick.random()
-        sent = Sent(
-            portfolio.request_id(pick), path, sent_rows, uploaded=lot < 0.25, twice=lot > 0.7
-        )
-        self._history.sends(sent)
-        self._transfer(sent)
-
-    def _transfer(self, sent: Sent) -> None:
-        """Send it until the client gives up; the final repetition continues it."""
-        if sent.uploaded:
-            self._upload(sent)
-        elif sent.twice:
-            both = [threading.Thread(target=self._stream, args=(sent,)) for _ in range(2)]
-            for thread in both:
-                thread.start()
-            for thread in both:
-                thread.join()
-        else:
-            self._stream(sent)
-
-    def _stream(self, sent: Sent) -> None:
-        self._history.count(self._history.calls, "IngestRows")
-        found = rows.open_source(sent.path, "LOANS")
-        source = _InSmallBatches(found.path, found.kind, found.size_bytes)
-        request = ingestion.Request(sent.ingestion_id)
-        with channel.open_channel(self._address) as opened:
-            try:
-                counts = IngestionClient(opened, _PATIENCE).stream(source, request).ingestion
-            except ServiceError as error:
-                if sent.undos and error.reason == "INGESTION_ENDED":
-                    # It was cancelled.
-                    sent.acknowledged_at = time.monotonic()
-                else:
-                    self._broken("IngestRows", error)
-                return
-        sent.acknowledged_at = time.monotonic()
-        if counts.rows_read != len(sent.rows) and sent.cancel is None:
-            self._history.find(
-                "rows",
-                f"{sent.ingestion_id} reported {counts.rows_read} rows but {len(sent.rows)} were"
-                " sent",
-            )
-
-    def _upload(self, sent: Sent) -> None:
-        self._history.count(self._history.calls, "UploadSpreadsheet")
-        request = ingestion.Request(sent.ingestion_id)
-        with channel.open_channel(self._address) as opened:
-            try:
-                IngestionClient(opened, _PATIENCE).upload(sent.path, _LOANS, request)
-            except ServiceError as error:
-                self._broken("UploadSpreadsheet", error)
-                return
-        sent.acknowledged_at = time.monotonic()
-
-    def _undo(self, pick: random.Random) -> None:
-        """Cancel or revert an ingestion; sometimes again."""
-        found = self._history.undo(pick, portfolio.request_id(pick))
-        if found is not None:
-            self._ask_undo(*found)
-
-    def _ask_undo(self, sent: Sent, undo: Undo) -> None:
-        """Send the request once. One that comes before the ingestion has begun, or for a revert
-        before it has ended, stays open."""
-        self._history.count(self._history.calls, undo.method)
-        message = getattr(ingestion_service_pb2, f"{undo.method}Request")(
-            request_id=str(undo.request_id), ingestion_id=str(sent.ingestion_id)
-        )
-        with channel.open_channel(self._address) as opened:
-            stub = IngestionServiceStub(opened)
-            try:
-                with decoded_errors():
-                    getattr(stub, undo.method)(message, timeout=_CALL_SECONDS)
-            except ServiceError as error:
-                if error.reason in ("INGESTION_NOT_FOUND", "INGESTION_NOT_ENDED"):
-                    self._history.count(self._history.statuses, error.code.name)
-                elif error.reason == "INGESTION_ENDED" and undo is sent.cancel:
-                    self._history.count(self._history.statuses, error.code.name)
-                    undo.is_refused = True
-                else:
-                    self._broken(undo.method, error)
-                return
-        self._history.count(self._history.statuses, "OK")
-        undo.is_done = True
-
-    def _broken(self, method: str, error: ServiceError) -> None:
-        """Handle a client that gave up, or a rejection, which is a finding."""
-        self._history.count(self._history.statuses, error.code.name)
-        if error.code not in _TRY_AGAIN:
-            self._history.find("status", f"{method}: {error.code.name} {error}")
 
     # Events.
 

@@ -5,26 +5,39 @@ positions and scores from the loans, and compares each decision with the positio
 decision.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from credit_service.clock import INDIA
-from credit_service.domain.decisions import decode_inputs
-from credit_service.domain.delinquency import AssetClass, days_and_class
+from credit_service.domain.decisions import DecisionInputs, decode_inputs
+from credit_service.domain.delinquency import (
+    Arrears,
+    AssetClass,
+    ClassChange,
+    Settlement,
+    arrears,
+    class_changes,
+    days_and_class,
+)
 from credit_service.domain.errors import CreditError
-from credit_service.domain.loan_replay import PaymentFact, replay
+from credit_service.domain.loan_replay import LoanAccount, PaymentFact, replay
 from credit_service.domain.loans import Loan, LoanState
 from credit_service.domain.payment_recording import record_payment
 from credit_service.domain.payments import PaymentPurpose, PrepaymentEffect
+from credit_service.domain.policy_facts import policy_facts
 from credit_service.domain.positions import CreditPosition, Hold, position_from_loans
-from credit_service.domain.scorecard import Scorecard
+from credit_service.domain.scorecard import STANDARD_DOCUMENT, Scorecard
 from credit_service.domain.scoring import score
 from credit_service.storage import loans as stored_loans
+from credit_service.storage.arrears import event_fields
 
+_BEFORE_CLASSES = ("asset_class_changed", "loan_closed", "loan_prepaid")
+"""The events that may follow a payment or a reversal before its last change of class."""
+_ON_ITS_WAY = timedelta(seconds=10)
 Find = Callable[[str, str], None]
 """Records a finding: its kind and details."""
 
@@ -34,11 +47,11 @@ _EVENTS = text(
         CAST(e.payload ->> 'payment_id' AS bigint) AS payment_id,
         CAST(coalesce(e.payload ->> 'offer_id', e.payload #>> '{offer,offer_id}') AS bigint)
             AS offer_id,
-        CAST(e.payload #>> '{loan,loan_id}' AS bigint) AS loan_id, e.occurred_at
+        CAST(e.payload #>> '{loan,loan_id}' AS bigint) AS loan_id, e.occurred_at, e.payload
     FROM events e WHERE e.customer_id > 0 ORDER BY e.customer_id, e.event_seq"""
 )
 _DECISIONS = text(
-    """SELECT decision_id, approved, loan_id, customer_version, inputs::text AS inputs
+    """SELECT decision_id, approved, loan_id, customer_version, decided_at, inputs::text AS inputs
     FROM decisions"""
 )
 _OFFERS = text("SELECT offer_id, principal_paise, installment_paise, last_day FROM loan_offers")
@@ -60,6 +73,10 @@ _CHANGES = text(
     FROM fact_changes
     WHERE loan_id IS NULL AND fact IN ('monthly_income_paise', 'approved_limit_paise')
     ORDER BY customer_id, event_seq"""
+)
+_SCHEDULED = text(
+    """SELECT effective_on, version FROM scorecard_changes WHERE kind = 'SCHEDULED'
+    ORDER BY effective_on"""
 )
 _LOANS = text(f"SELECT {stored_loans.COLUMNS} FROM loans l")  # noqa: S608 - columns of our own
 
@@ -105,6 +122,11 @@ class Life:
     loans: dict[int, Loan] = field(default_factory=dict)
     # The payments that count, by loan and number.
     payments: dict[int, dict[int, PaymentFact]] = field(default_factory=dict)
+    # What settled the installments of the loans with payments.
+    settlements: dict[int, Sequence[Settlement]] = field(default_factory=dict)
+    # The class announced last, and the changes that the last write announces.
+    announced: AssetClass = AssetClass.STANDARD
+    to_announce: list[ClassChange] = field(default_factory=list)
     # Of the offers that are open.
     holds: dict[int, Hold] = field(default_factory=dict)
     figures: _Figures = field(default_factory=_Figures)
@@ -125,6 +147,10 @@ class Life:
             sum(hold.principal_paise for hold in open_ones),
             sum(hold.installment_paise for hold in open_ones),
         )
+
+    def arrears(self, day: date) -> Arrears:
+        """The arrears at the end of a day."""
+        return arrears(list(self.loans.values()), self.settlements, day)
 
     def used(self, day: date) -> tuple[int, int]:
         """(principal, installments) of the active loans and the holds on a day."""
@@ -154,6 +180,7 @@ class Replay:
             self.lives[row.customer_id].change(row.fact, row.old)
         self._events = connection.execute(_EVENTS).all()
         self._decisions = {row.decision_id: row for row in connection.execute(_DECISIONS)}
+        self._schedule = connection.execute(_SCHEDULED).all()
         self._offers = {row.offer_id: Hold(*row) for row in connection.execute(_OFFERS)}
         self._payments = {row.payment_id: row for row in connection.execute(_PAYMENTS)}
         self._scores = {
@@ -162,6 +189,7 @@ class Replay:
         self.scores_checked = self.decisions_checked = 0
         self.reversals_checked = self.prepayments_checked = self._prepayments_announced = 0
         self.updates_checked = self.backdated_checked = 0
+        self.classes_checked = self.facts_checked = 0
 
     def run(self, moved_by_ingestions: range) -> None:
         """Process all events. The imported loans of customers with ingestions are checked only at
@@ -169,11 +197,12 @@ class Replay:
         for event in self._events:
             life = self.lives[event.customer_id]
             whole = life.customer_id not in moved_by_ingestions
+            self._check_announced(life, event.kind)
             match event.kind:
                 case "loan_created" if event.offer_id is not None:
                     # Without a decision; loan_offer_ended follows.
                     self._book(life, event.loan_id, offer_id=event.offer_id)
-                case "loan_created" | "loan_declined" | "loan_offer_created":
+                case "loan_created" | "loan_declined" | "loan_offer_created" | "decision_referred":
                     self._decide(life, event, whole=whole)
                 case "customer_updated":
                     self._update(life, event)
@@ -185,15 +214,23 @@ class Replay:
                     self._reverse(life, event)
                 case "loan_prepaid":
                     self._prepayments_announced += 1
+                case "asset_class_changed":
+                    self._change_class(life, event)
                 case "score_changed":
                     self._score(life, event, whole=whole)
         self._check_loans()
+        self._check_prepayments()
+
+    def _check_announced(self, life: Life, kind: str) -> None:
+        """Check that a payment's changes of class precede the next event of another kind."""
+        if kind not in _BEFORE_CLASSES and life.to_announce:
+            self._find("class", f"customer {life.customer_id}: no event of {life.to_announce}")
+            life.to_announce = []
+
+    def _check_prepayments(self) -> None:
         if self._prepayments_announced != self.prepayments_checked:
-            self._find(
-                "event",
-                f"{self._prepayments_announced} loan_prepaid events of {self.prepayments_checked}"
-                f" prepayments",
-            )
+            found, right = self._prepayments_announced, self.prepayments_checked
+            self._find("event", f"{found} loan_prepaid events of {right} prepayments")
 
     def _check_loans(self) -> None:
         """Compare the stored loans with the replayed ones."""
@@ -253,6 +290,7 @@ class Replay:
                 f"{event.decision_id} of customer {life.customer_id} used {decided_on}, but the"
                 f" position was {right}",
             )
+        self._check_policy(life, decision, inputs, whole=whole)
         version = decision.customer_version + (1 if decision.approved else 0)
         if event.customer_version != version:
             self._find(
@@ -271,6 +309,54 @@ class Replay:
             return
         life.holds[hold.offer_id] = hold
         self._check_limits(life, f"offer {hold.offer_id}", inputs.day)
+
+    def _check_policy(
+        self, life: Life, decision: Any, inputs: DecisionInputs, *, whole: bool
+    ) -> None:
+        """Check the scorecard of a decision, and the facts that its policy used."""
+        day = inputs.day
+        version = STANDARD_DOCUMENT["version"]
+        later = version
+        for effective_on, scheduled in self._schedule:
+            version = scheduled if effective_on <= day else version
+            # A call that is on its way at midnight may be decided by either.
+            start = datetime.combine(effective_on, datetime.min.time(), INDIA)
+            later = scheduled if decision.decided_at >= start - _ON_ITS_WAY else later
+        if inputs.scorecard_version not in (version, later):
+            self._find(
+                "decision",
+                f"{decision.decision_id} of {day} used {inputs.scorecard_version}, not {version}",
+            )
+        facts = inputs.facts
+        if facts is None or not whole:
+            return
+        self.facts_checked += 1
+        found = policy_facts(life.loans.values(), life.arrears(day), facts.age, day, day)
+        right = replace(found, months_as_customer=facts.months_as_customer)
+        if facts != right:
+            self._find("decision", f"{decision.decision_id} used {facts}, but it was {right}")
+
+    def _change_class(self, life: Life, event: Any) -> None:
+        """Check a change of class: one of the payment before, or one that days brought."""
+        self.classes_checked += 1
+        if not life.to_announce:
+            today = event.occurred_at.astimezone(INDIA).date()
+            life.to_announce = self.unannounced(life, today)
+        found = AssetClass[event.payload["asset_class"]]
+        right = life.to_announce.pop(0) if life.to_announce else None
+        if right is None or event.payload != event_fields(right):
+            self._find(
+                "class",
+                f"customer {life.customer_id}: announced {event.payload}, expected {right}",
+            )
+        life.announced = found
+
+    @staticmethod
+    def unannounced(life: Life, day: date) -> list[ClassChange]:
+        """The changes of class up to the end of the day before `day`, or for the better on it,
+        that no event has announced so far."""
+        now = life.arrears(day)
+        return class_changes(life.announced, now, now, day)
 
     def _book(self, life: Life, loan_id: int, offer_id: int | None = None) -> None:
         stored = life.stored.get(loan_id)
@@ -345,8 +431,7 @@ class Replay:
         self.prepayments_checked += applied.prepaid_principal_paise > 0
         self.backdated_checked += any(each.paid_on > fact.paid_on for each in counted.values())
         counted[payment.payment_number] = applied.fact
-        life.loans[payment.loan_id] = after
-        life.figures.moved(before, after)
+        self._move(life, found.account, today)
 
     def _reverse(self, life: Life, event: Any) -> None:
         payment = self._payments.get(event.payment_id)
@@ -355,10 +440,17 @@ class Replay:
             self._find("payment", f"{event.payment_id} was reversed, and does not count before")
             return
         self.reversals_checked += 1
-        before = life.loans[payment.loan_id]
-        after = replay(before, counted.values()).loan
-        life.loans[payment.loan_id] = after
-        life.figures.moved(before, after)
+        today = event.occurred_at.astimezone(INDIA).date()
+        self._move(life, replay(life.loans[payment.loan_id], counted.values()), today)
+
+    @staticmethod
+    def _move(life: Life, account: LoanAccount, today: date) -> None:
+        """Store a loan after a payment or a reversal of that day."""
+        after, before_arrears = account.loan, life.arrears(today)
+        life.figures.moved(life.loans[after.loan_id], after)
+        life.loans[after.loan_id] = after
+        life.settlements[after.loan_id] = account.settlements
+        life.to_announce = class_changes(life.announced, before_arrears, life.arrears(today), today)
 
     def _score(self, life: Life, event: Any, *, whole: bool) -> None:
         line = self._scores.get((life.customer_id, event.event_seq))
@@ -391,11 +483,7 @@ class Replay:
 
     def days_and_class(self, life: Life, day: date) -> tuple[int, AssetClass]:
         """The days past due and the class on a day, from the loans and payments replayed so far."""
-        settlements = {
-            loan_id: replay(life.loans[loan_id], counted.values()).settlements
-            for loan_id, counted in life.payments.items()
-        }
-        return days_and_class(life.loans.values(), settlements, day)
+        return days_and_class(life.loans.values(), life.settlements, day)
 
     @staticmethod
     def _position(life: Life, loans: Iterable[Loan], day: date) -> CreditPosition:

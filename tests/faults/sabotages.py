@@ -18,9 +18,12 @@ from credit_service import postgresql_url
 from credit_service.cache import positions as cache
 from credit_service.clock import Moment
 from credit_service.commands import create_loan as booking_command
+from credit_service.commands import loan_changes
 from credit_service.commands import record_payment as payment_command
+from credit_service.commands import review_decision as review_command
 from credit_service.commands.record_payment import PaymentCall
 from credit_service.domain.loans import Loan
+from credit_service.domain.payments import PaymentPurpose
 from credit_service.domain.positions import CreditPosition
 from credit_service.ingestion import batches
 from credit_service.ingestion.batches import OnMoved
@@ -32,6 +35,7 @@ from credit_service.storage import (
     grouped_bookings,
     grouped_payments,
     payment_writes,
+    referrals,
     reverts,
 )
 from credit_service.storage import database as storage
@@ -88,6 +92,41 @@ def _backdated_replay() -> None:
         return apply(replace(loan, last_paid_on=None), *given)
 
     payment_command.apply_payment = apply_as_last  # type: ignore[assignment, attr-defined]
+
+
+def _prepayment_replay() -> None:
+    """A part prepayment is recorded as a payment for installments."""
+    _record_as_installments(PaymentPurpose.PART_PREPAYMENT)
+
+
+def _foreclosure_replay() -> None:
+    """A foreclosure is recorded as a payment for installments."""
+    _record_as_installments(PaymentPurpose.FORECLOSURE)
+
+
+def _record_as_installments(purpose: PaymentPurpose) -> None:
+    original = PaymentCall.is_in_order
+
+    def is_in_order(self: PaymentCall, loan: Loan) -> bool:
+        command = self.command
+        if command.purpose is purpose and not command.validate_only:
+            return loan.last_paid_on is None or self.paid_on >= loan.last_paid_on
+        return original(self, loan)
+
+    PaymentCall.is_in_order = is_in_order  # type: ignore[method-assign]
+
+
+def _class_events() -> None:
+    """A payment or a reversal announces no change of class."""
+    loan_changes.class_changes = lambda *_: []  # type: ignore[attr-defined]  # imported there
+
+
+def _one_review() -> None:
+    """A review no longer checks that the referral waits for one; `prepare` drops the last guard."""
+    review_command.require_reviewable = lambda *_: None  # type: ignore[attr-defined]
+    for name in ("APPROVE", "DECLINE"):
+        guard = " AND state = 'PENDING'\n            AND last_day >= :today"
+        setattr(referrals, name, _without(getattr(referrals, name), guard))
 
 
 def _revert_guard() -> None:
@@ -239,6 +278,10 @@ SABOTAGES: Mapping[str, Callable[[], None]] = {
     "group-guard": _group_guard,
     "reversal-guard": _reversal_guard,
     "backdated-replay": _backdated_replay,
+    "prepayment-replay": _prepayment_replay,
+    "foreclosure-replay": _foreclosure_replay,
+    "class-events": _class_events,
+    "one-review": _one_review,
     "revert-guard": _revert_guard,
     "request-key": _request_key,
     "outbox": _outbox,
@@ -259,6 +302,9 @@ def prepare(sabotage: str, database_url: str) -> None:
         with psycopg.connect(database_url) as connection:
             connection.execute("ALTER TABLE requests DROP CONSTRAINT requests_pkey")
             connection.execute("CREATE INDEX requests_request_id_idx ON requests (request_id)")
+    if sabotage == "one-review":
+        with psycopg.connect(database_url) as connection:
+            connection.execute("DROP TRIGGER referrals_reviewed_once ON referrals")
     if sabotage == "held-credit":
         with psycopg.connect(database_url) as connection:
             for table, check in (

@@ -305,8 +305,11 @@ class Stack:
 
 
 @contextmanager
-def running(sabotage: str = "", *, with_standby: bool = False) -> Iterator[Stack]:
-    """A stack in a separate folder, which is removed afterwards unless FAULTS_KEEP is set."""
+def running(
+    sabotage: str = "", *, with_standby: bool = False, offset_seconds: int = 0
+) -> Iterator[Stack]:
+    """A stack in a separate folder, which is removed afterwards unless FAULTS_KEEP is set. Its
+    clock starts this many seconds after the machine's."""
     folder = Path(tempfile.mkdtemp(prefix="credit-service-faults-"))
     # As root the databases run as another user, which needs access to this folder.
     folder.chmod(0o711)
@@ -321,6 +324,7 @@ def running(sabotage: str = "", *, with_standby: bool = False) -> Iterator[Stack
             else:
                 databases = closing.enter_context(EmbeddedStack(folder / "data"))
             stack = Stack(folder, databases, sabotage)
+            stack.set_clock(offset_seconds)
             try:
                 yield stack.start()
             finally:
