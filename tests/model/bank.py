@@ -8,38 +8,48 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from fractions import Fraction
 
+from tests.model.imports import (
+    CUSTOMER_FACTS,
+    LOAN_FACTS,
+    LOAN_RECORD,
+    OUTCOMES,
+    is_same,
+    outcome_of_customer,
+)
 from tests.model.loans import (
     CLASSES,
     FORECLOSURE,
     PART_PREPAYMENT,
     Facts,
     Life,
+    booked,
     class_of,
     days_past_due,
+    derived,
     due_by,
     due_date,
     emi,
     half_up,
     in_order,
+    loan_as_of,
+    payment_of,
     repayable,
     replay,
     worse_classes,
 )
+from tests.model.policies import PRUDENT, Policies, Refused
 
 RUPEE = 100
 LAKH = 100_000 * RUPEE
+_MOST_REASONS = 4
 
 
-class Refused(Exception):  # noqa: N818 - a result, not a defect
-    """A rejected request, with its reason."""
-
-
-class Bank:
+class Bank(Policies):
     """Customers, loans, and the day. Methods that write either raise Refused or apply
     completely."""
 
     def __init__(self, today: date) -> None:
-        self.today = today
+        super().__init__(today)
         self.customers: dict[int, Facts] = {}
         # The changes of each customer's facts and of their loans, in order.
         self.changes: dict[int, list[Facts]] = {}
@@ -62,6 +72,8 @@ class Bank:
     def as_of(self, day: date) -> "Bank":
         """The bank at the end of an earlier day, from the facts that are known now."""
         then = Bank(day)
+        # The score of an earlier day is that of the scorecard that decides today.
+        then.in_force = self.scorecard(self.today)
         for number, facts in self.customers.items():
             then.customers[number] = dict(facts)
             for change in reversed(self.changes.get(number, [])):
@@ -71,7 +83,7 @@ class Bank:
                     }
         for key, loan in self.loans.items():
             if loan["start"] <= day:
-                then.loans[key] = _loan_as_of(loan, day)
+                then.loans[key] = loan_as_of(loan, day)
         for offer_id, offer in self.offers.items():
             if offer["made_on"] <= day:
                 is_held = offer["released_on"] is None or day < offer["released_on"]
@@ -98,6 +110,12 @@ class Bank:
 
     def debt(self, customer_id: int) -> int:
         return sum(loan["principal"] for loan in self.active(customer_id))
+
+    def counted_debt(self, customer_id: int) -> int:
+        """The debt that counts against the limit."""
+        if self.scorecard(self.today) == PRUDENT:
+            return sum(loan["life"].balance() for loan in self.active(customer_id))
+        return self.debt(customer_id)
 
     def installments(self, customer_id: int) -> int:
         return sum(loan["life"].installment for loan in self.active(customer_id))
@@ -129,8 +147,14 @@ class Bank:
         loans = self.loans_of(customer_id)
         year = self.today.year
         lives = [loan["life"] for loan in loans]
-        on_time = sum(life.on_time for life in lives)
-        due = sum(max(due_by(life.start, life.tenure, self.today), life.on_time) for life in lives)
+        if self.scorecard(self.today) == PRUDENT:
+            due = sum(life.due(self.today) for life in lives)
+            on_time = sum(_on_time_when_due(life, self.today) for life in lives)
+        else:
+            on_time = sum(life.on_time for life in lives)
+            due = sum(
+                max(due_by(life.start, life.tenure, self.today), life.on_time) for life in lives
+            )
         volume = Fraction(sum(loan["principal"] for loan in loans), 10 * LAKH)
         this_year = [
             life
@@ -145,35 +169,50 @@ class Bank:
         ]
         if not loans:
             return 0, points, "NO_CREDIT_HISTORY"
-        if self.debt(customer_id) > self.customers[customer_id]["limit"]:
+        if self.counted_debt(customer_id) > self.customers[customer_id]["limit"]:
             return 0, points, "DEBT_EXCEEDS_APPROVED_LIMIT"
         return half_up(Fraction(sum(points), 100)), points, ""
 
-    def judge(self, customer_id: int, principal: int, bps: int, tenure: int) -> Facts:
-        """The decision on a loan: approval, rate, installment, and reasons for a decline."""
+    def judge(
+        self, customer_id: int, principal: int, bps: int, tenure: int, *, is_reviewed: bool = False
+    ) -> Facts:
+        """The decision on a loan: outcome, rate, installment, and reasons for a decline or a
+        referral. `is_reviewed`: a reviewer approved the request."""
         score, _, override = self.score(customer_id)
         customer = self.customers[customer_id]
         floor = 0 if score > 50 else 1200 if score > 30 else 1600 if score > 10 else None
+        is_prudent = self.scorecard(self.today) == PRUDENT
+        is_new = is_prudent and override == "NO_CREDIT_HISTORY"
+        floor = 1600 if is_new else floor
+        days, asset_class = self.delinquency(customer_id)
         rate = bps if floor is None else max(bps, floor)
         installment = emi(principal, rate, tenure)
         reasons = []
         if floor is None:
             reasons.append(override or "CREDIT_SCORE_TOO_LOW")
-        last = Life(_booked((principal, rate, tenure), self.today)).last_payment()
+        if is_prudent and (days > 30 or asset_class == "NPA"):
+            reasons.append("POLICY_RULE")
+        last = Life(booked((principal, rate, tenure), self.today)).last_payment()
         burden = self.installments(customer_id) + self.held_installments(customer_id)
         burden += max(installment, last)
         if 2 * burden > customer["income"]:
             reasons.append("EMI_BURDEN_TOO_HIGH")
-        if self.debt(customer_id) + self.held(customer_id) + principal > customer["limit"]:
+        used = self.counted_debt(customer_id) + self.held(customer_id)
+        if used + principal > customer["limit"]:
             reasons.append("APPROVED_LIMIT_EXCEEDED")
+        if is_new and principal > LAKH // 2:
+            reasons.append("NEW_TO_CREDIT_AMOUNT_EXCEEDED")
         if not repayable(principal, rate, tenure):
             reasons.append("LOAN_AMOUNT_TOO_SMALL")
+        outcome = "DECLINED" if reasons else "APPROVED"
+        if is_prudent and not reasons and 1 <= days <= 30 and not is_reviewed:
+            outcome, reasons = "REFERRED", ["POLICY_RULE"]
         return {
-            "approved": not reasons,
+            "outcome": outcome,
             "rate": rate,
             "installment": installment,
             "last": last,
-            "reasons": reasons,
+            "reasons": reasons[:_MOST_REASONS],
             "by_score": floor is None,
         }
 
@@ -276,7 +315,7 @@ class Bank:
     def _add_loan(
         self, customer_id: int, loan_id: int, terms: tuple[int, int, int], start: date
     ) -> None:
-        self.loans[customer_id, loan_id] = _derived(_booked(terms, start))
+        self.loans[customer_id, loan_id] = derived(booked(terms, start))
 
     def quote(self, key: tuple[int, int], day: date) -> int:
         """What closes a loan on a day."""
@@ -331,7 +370,7 @@ class Bank:
         loan, before = self.loans[key], self.lives(key[0])
         loan["payments"].append(asked)
         self.payments[payment_id] = key, asked
-        _derived(loan)
+        derived(loan)
         self.announce(key[0], before)
 
     def reverse(self, payment_id: int, reason: str) -> None:
@@ -343,7 +382,7 @@ class Bank:
             raise Refused("PAYMENT_ALREADY_REVERSED")
         before = self.lives(key[0])
         payment["reversed"] = reason
-        _derived(self.loans[key])
+        derived(self.loans[key])
         self.announce(key[0], before)
 
     # Announced classes.
@@ -383,7 +422,7 @@ class Bank:
         first: dict[int, Facts] = {}
         written: dict[int, int] = {}
         for row_number, row in enumerate(rows, start=1):
-            outcome = _outcome_of_customer(row, customers, holders, first, update=update)
+            outcome = outcome_of_customer(row, customers, holders, first, update=update)
             counts[outcome] += 1
             if outcome in ("inserted", "updated"):
                 number = row["customer_id"]
@@ -420,7 +459,7 @@ class Bank:
         former = self.customers.get(number)
         self.customers[number] = facts
         if former is not None:
-            self._record(number, 0, former, facts, _CUSTOMER_FACTS, ingestion_id)
+            self._record(number, 0, former, facts, CUSTOMER_FACTS, ingestion_id)
 
     def _record(
         self,
@@ -477,7 +516,7 @@ class Bank:
         self.loans[key] = loan
         if former is not None:
             self._record(
-                *key, _facts_of_loan(former), _facts_of_loan(loan), _LOAN_RECORD, ingestion_id
+                *key, _facts_of_loan(former), _facts_of_loan(loan), LOAN_RECORD, ingestion_id
             )
 
     # Reverted imports.
@@ -550,10 +589,10 @@ class Bank:
         if row["customer_id"] not in self.customers:
             return "rejected"
         if key in first:
-            return "unchanged" if _same(first[key], row) else "rejected"
+            return "unchanged" if is_same(first[key], row) else "rejected"
         stored = loans.get(key)
         outcome = "inserted"
-        if stored is not None and _same(stored, row):
+        if stored is not None and is_same(stored, row):
             outcome = "unchanged"
         elif stored is not None and not update:
             outcome = "skipped"
@@ -568,9 +607,9 @@ class Bank:
         due = due_by(row["start"], row["tenure"], self.today)
         settled = min(max(due, row["source_on_time"]), row["tenure"])
         end = due_date(row["start"], row["tenure"])
-        return _derived(
+        return derived(
             {
-                **{name: row[name] for name in _LOAN_FACTS},
+                **{name: row[name] for name in LOAN_FACTS},
                 "settled_before": settled,
                 "closed_before": min(end, self.today) if settled == row["tenure"] else None,
                 "imported_on": self.today,
@@ -578,6 +617,15 @@ class Bank:
                 "payments": [],
             }
         )
+
+
+def _on_time_when_due(life: Life, day: date) -> int:
+    """The installments due by a day that were paid on time: without those paid on time that are
+    settled ahead."""
+    due = life.due(day)
+    ahead = sum(payment_of(line) > 0 for line in life.lines[due : life.settled])
+    paid: int = life.on_time - ahead
+    return min(max(paid, 0), due)
 
 
 def limit_by_rule(income: int) -> int:
@@ -595,54 +643,16 @@ def _limit_after(former: Facts, income: int) -> Facts:
     return {"limit": limit_by_rule(income), "limit_set": False}
 
 
-def _booked(terms: tuple[int, int, int], start: date) -> Facts:
-    """The facts of a loan that the service books."""
-    principal, rate, tenure = terms
-    return {
-        "principal": principal,
-        "bps": rate,
-        "tenure": tenure,
-        "installment": emi(principal, rate, tenure),
-        "start": start,
-        "source_on_time": 0,
-        "settled_before": 0,
-        "closed_before": None,
-        "imported_on": None,
-        "imported": False,
-        "payments": [],
-    }
-
-
-def _derived(loan: Facts) -> Facts:
-    """The loan with its life, which follows from its other facts."""
-    loan["life"] = replay(loan)
-    return loan
-
-
 def _refuse_foreclosure(loan: Facts, day: date) -> None:
     """Raise Refused if a payment is dated after the day: it would follow the foreclosure."""
     if any(payment["day"] > day for payment in in_order(loan["payments"])):
         raise Refused("FORECLOSURE_BEFORE_PAYMENT")
 
 
-def _loan_as_of(loan: Facts, day: date) -> Facts:
-    """The loan at the end of a day from its start on. Before its import, the installments due by
-    the day count as settled, and the first of them as paid on time."""
-    then = dict(loan)
-    if loan["imported"] and day < loan["imported_on"]:
-        settled = min(loan["settled_before"], due_by(loan["start"], loan["tenure"], day))
-        then["settled_before"] = settled
-        then["source_on_time"] = min(loan["source_on_time"], settled)
-        if settled < loan["tenure"]:
-            then["closed_before"] = None
-    then["life"] = replay(then, until=day)
-    return then
-
-
 def _facts_of_loan(loan: Facts) -> Facts:
     """The facts of an imported loan whose changes are recorded."""
     return {
-        **{name: loan[name] for name in _LOAN_FACTS},
+        **{name: loan[name] for name in LOAN_FACTS},
         "end": due_date(loan["start"], loan["tenure"]),
         "settled": loan["settled_before"],
         "closed": loan["closed_before"],
@@ -651,43 +661,3 @@ def _facts_of_loan(loan: Facts) -> Facts:
 
 def _name_of(key: int | tuple[int, int]) -> str:
     return f"loan {key[1]} of customer {key[0]}" if isinstance(key, tuple) else f"customer {key}"
-
-
-OUTCOMES = ("inserted", "updated", "unchanged", "skipped", "rejected")
-_CUSTOMER_FACTS = ("phone", "age", "income", "limit", "limit_set")
-_LOAN_FACTS = ("principal", "bps", "tenure", "installment", "start", "source_on_time")
-_LOAN_RECORD = (*_LOAN_FACTS, "end", "settled", "closed")
-
-
-def _same(one: Facts, other: Facts) -> bool:
-    return all(one[name] == other[name] for name in _LOAN_FACTS)
-
-
-def _outcome_of_customer(
-    row: Facts,
-    customers: dict[int, Facts],
-    holders: dict[str, int],
-    first: dict[int, Facts],
-    *,
-    update: bool,
-) -> str:
-    number = row["customer_id"]
-    if row["age"] < 18:
-        return "rejected"
-    if number in first:
-        return "unchanged" if first[number] == row else "rejected"
-    stored = customers.get(number)
-    outcome = "inserted"
-    if stored is not None:
-        same = all(stored[name] == row[name] for name in ("phone", "age", "income"))
-        if same and row["limit"] in (None, stored["limit"]):
-            outcome = "unchanged"
-        else:
-            outcome = "updated" if update else "skipped"
-    if outcome in ("inserted", "updated"):
-        if stored is not None and not stored["imported"]:
-            return "rejected"
-        if holders.get(row["phone"], number) != number:
-            return "rejected"
-    first[number] = row
-    return outcome

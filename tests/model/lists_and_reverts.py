@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date, timedelta
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -14,7 +14,6 @@ from credit_service.commands.announce_classes import announce_classes
 from credit_service.ingestion.reverting import run_revert
 from credit_service.rpc.convert.events import write_event
 from credit_service.storage import arrears, event_stream
-from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2, decision_pb2, ingestion_pb2, loan_pb2
 from credit_service.v1 import ingestion_service_pb2 as ingestion
 from tests.model.bank import LAKH, RUPEE
@@ -28,16 +27,16 @@ from tests.model.loans import (
     npa_since,
     payment_of,
 )
-from tests.model.machine import START_DAYS, ServiceAndModel, day_of, outcome_of, paise_of
+from tests.model.machine import START_DAYS
+from tests.model.policy_rules import PolicyService
+from tests.model.wire import day_of, outcome_of, paise_of
 
 _customer = st.integers(0, 5)
 _page_size = st.sampled_from([1, 2, 3, 1000])
 
 
-class WholeService(ServiceAndModel):
+class WholeService(PolicyService):
     """All rules. The work of a worker is done when a rule says so."""
-
-    database: ClassVar[Database]
 
     def __init__(self) -> None:
         super().__init__()

@@ -369,3 +369,41 @@ def npa_since(lives: Sequence[Life], day: date) -> date:
             day = since
         day -= timedelta(days=1)
     return since
+
+
+def booked(terms: tuple[int, int, int], start: date) -> Facts:
+    """The facts of a loan that the service books."""
+    principal, rate, tenure = terms
+    return {
+        "principal": principal,
+        "bps": rate,
+        "tenure": tenure,
+        "installment": emi(principal, rate, tenure),
+        "start": start,
+        "source_on_time": 0,
+        "settled_before": 0,
+        "closed_before": None,
+        "imported_on": None,
+        "imported": False,
+        "payments": [],
+    }
+
+
+def derived(loan: Facts) -> Facts:
+    """The loan with its life, which follows from its other facts."""
+    loan["life"] = replay(loan)
+    return loan
+
+
+def loan_as_of(loan: Facts, day: date) -> Facts:
+    """The loan at the end of a day from its start on. Before its import, the installments due by
+    the day count as settled, and the first of them as paid on time."""
+    then = dict(loan)
+    if loan["imported"] and day < loan["imported_on"]:
+        settled = min(loan["settled_before"], due_by(loan["start"], loan["tenure"], day))
+        then["settled_before"] = settled
+        then["source_on_time"] = min(loan["source_on_time"], settled)
+        if settled < loan["tenure"]:
+            then["closed_before"] = None
+    then["life"] = replay(then, until=day)
+    return then

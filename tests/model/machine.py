@@ -7,13 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import grpc
-from google.type.date_pb2 import Date
-from google.type.decimal_pb2 import Decimal
-from google.type.money_pb2 import Money
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -28,7 +25,8 @@ from credit_service.v1 import (
 )
 from credit_service.v1 import ingestion_service_pb2 as ingestion
 from tests.integration.conftest import Edge, refusal_of
-from tests.model.bank import LAKH, OUTCOMES, RUPEE, Bank, Refused, limit_by_rule
+from tests.model.bank import LAKH, RUPEE, Bank, limit_by_rule
+from tests.model.imports import OUTCOMES
 from tests.model.loans import (
     FORECLOSURE,
     INSTALLMENTS,
@@ -43,8 +41,17 @@ from tests.model.loans import (
     payment_of,
     repayable,
 )
-
-T = TypeVar("T")
+from tests.model.policies import Refused
+from tests.model.wire import (
+    day_of,
+    hundredths_of,
+    money_of,
+    outcome_of,
+    paise_of,
+    rate_of,
+    to_day,
+    to_rate,
+)
 
 _INDIA = ZoneInfo("Asia/Kolkata")
 _runs = itertools.count(1)
@@ -80,45 +87,6 @@ def _row_count(message: Any) -> int:
     return len(message.batch.customers.rows) + len(message.batch.loans.rows)
 
 
-def money_of(paise: int) -> Money:
-    return Money(currency_code="INR", units=paise // 100, nanos=paise % 100 * 10_000_000)
-
-
-def paise_of(money: Any) -> int:
-    units: int = money.units
-    assert money.nanos % 10_000_000 == 0
-    return units * 100 + int(money.nanos) // 10_000_000
-
-
-def day_of(message: Any) -> date:
-    return date(message.year, message.month, message.day)
-
-
-def to_day(day: date) -> Date:
-    return Date(year=day.year, month=day.month, day=day.day)
-
-
-def to_rate(bps: int) -> Decimal:
-    return Decimal(value=f"{bps // 100}.{bps % 100:02d}")
-
-
-def rate_of(message: Any) -> int:
-    whole, _, rest = str(message.value).partition(".")
-    return int(whole) * 100 + int(rest.ljust(2, "0"))
-
-
-def hundredths_of(message: Any) -> int:
-    return rate_of(message)
-
-
-def outcome_of(work: Callable[..., T], *arguments: Any) -> T | str:
-    """The model's result, or the reason of its rejection."""
-    try:
-        return work(*arguments)
-    except Refused as refused:
-        return str(refused)
-
-
 class ServiceAndModel(RuleBasedStateMachine):
     """One run. Its customers and loans have separate ids, so runs do not interfere."""
 
@@ -129,6 +97,7 @@ class ServiceAndModel(RuleBasedStateMachine):
         super().__init__()
         self.base = next(_runs) * 1_000
         self.bank = Bank(START_DAYS[0])
+        self.decision_ids: list[int] = []
         self.asked: list[tuple[Callable[..., Any], Any, bytes | str]] = []
         self.loan_rows: list[Facts] = []
         self.request_numbers = itertools.count()
@@ -591,39 +560,51 @@ class ServiceAndModel(RuleBasedStateMachine):
             assert answer == "INVALID_FIELD"
             return
         assert not isinstance(answer, str), answer
-        self._same_decision(answer, number, asked)
-        self.bank.decides(number, is_approved=answer.approved)
+        self._decides(answer, number, asked)
         if answer.approved:
             key = (number, answer.loan.loan_id)
             assert all(loan_id != key[1] for _, loan_id in self.bank.loans)
             self.bank.book(*key, asked)
             self._same_loan(answer.loan)
-            used = self.bank.debt(number) + self.bank.held(number)
+            used = self.bank.counted_debt(number) + self.bank.held(number)
             assert used <= self.bank.customers[number]["limit"]
 
-    def _same_decision(self, answer: Any, number: int, asked: tuple[int, int, int]) -> None:
-        judged = self.bank.judge(number, *asked)
-        assert answer.approved == judged["approved"]
+    def _decides(
+        self, answer: Any, number: int, asked: tuple[int, int, int], until: date | None = None
+    ) -> None:
+        """Compare a new decision, and store it; `until` is the last day of a requested offer."""
+        self._same_decision(answer, number, asked)
+        self.bank.decides(number, is_approved=answer.approved)
+        self.decision_ids.append(answer.decision_id)
+        is_referred = answer.outcome == decision_pb2.DECISION_OUTCOME_REFERRED
+        assert answer.HasField("referral") == is_referred
+        if is_referred:
+            self.bank.refer(number, answer.decision_id, asked, until)
+
+    def _same_decision(
+        self, answer: Any, number: int, asked: tuple[int, int, int], *, is_reviewed: bool = False
+    ) -> None:
+        judged = self.bank.judge(number, *asked, is_reviewed=is_reviewed)
+        outcome = decision_pb2.DecisionOutcome.Name(answer.outcome)
+        assert outcome == f"DECISION_OUTCOME_{judged['outcome']}"
+        assert answer.approved == (judged["outcome"] == "APPROVED")
         assert rate_of(answer.corrected_interest_rate) == judged["rate"]
         assert paise_of(answer.monthly_installment) == judged["installment"]
         assert paise_of(answer.last_installment) == judged["last"]
         names = [decision_pb2.DeclineReasonCode.Name(each.code) for each in answer.reasons]
         assert names == [f"DECLINE_REASON_CODE_{each}" for each in judged["reasons"]]
-        self._same_offer(answer, number, asked, by_score=judged["by_score"])
+        if judged["outcome"] == "DECLINED" and not judged["by_score"]:
+            self._same_offer(answer.counter_offer, number, asked)
+        else:
+            assert not answer.HasField("counter_offer")
 
-    def _same_offer(
-        self, answer: Any, number: int, asked: tuple[int, int, int], *, by_score: bool
-    ) -> None:
+    def _same_offer(self, offer: Any, number: int, asked: tuple[int, int, int]) -> None:
         """Check that the offer is approved, and one rupee more or one month less is not."""
         principal, bps, tenure = asked
-        offer = answer.counter_offer
-        if answer.approved or by_score:
-            assert not answer.HasField("counter_offer")
-            return
 
         def fits(amount: int, months: int) -> bool:
-            approved: bool = self.bank.judge(number, amount, bps, months)["approved"]
-            return approved
+            outcome: str = self.bank.judge(number, amount, bps, months)["outcome"]
+            return outcome == "APPROVED"
 
         if offer.HasField("max_loan_amount"):
             most = paise_of(offer.max_loan_amount)
@@ -663,13 +644,12 @@ class ServiceAndModel(RuleBasedStateMachine):
             assert answer == "INVALID_FIELD"
             return
         assert not isinstance(answer, str), answer
-        self._same_decision(answer, number, asked)
-        self.bank.decides(number, is_approved=answer.approved)
+        self._decides(answer, number, asked, self.bank.today + timedelta(days=days))
         if answer.approved:
             assert answer.offer.offer_id not in self.bank.offers
             self.bank.offer(number, answer.offer.offer_id, asked, days)
             self._same_offer_as_made(answer.offer)
-            used = self.bank.debt(number) + self.bank.held(number)
+            used = self.bank.counted_debt(number) + self.bank.held(number)
             assert used <= self.bank.customers[number]["limit"]
 
     @precondition(lambda self: self.bank.offers)

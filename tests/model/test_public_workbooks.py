@@ -15,7 +15,7 @@ from tests.integration.conftest import server as server  # noqa: PLC0414 - a fix
 from tests.integration.conftest import settings as settings  # noqa: PLC0414 - a fixture
 from tests.integration.ingestion.test_ingestion_uploads import upload
 from tests.model.bank import Bank
-from tests.model.machine import hundredths_of, paise_of
+from tests.model.wire import hundredths_of, paise_of
 
 
 @pytest.fixture
