@@ -31,7 +31,8 @@ def recompute_scores(
 ) -> list[CreditPosition]:
     """Compute the scores of these customers and store the changed ones.
 
-    A changed score gets a row in the history and a score_changed event. Returns the customers'
+    A changed score gets a row in the history and a score_changed event. What the scorecard's policy
+    counts in the loans is stored with the positions, for later decisions. Returns the customers'
     positions today, for the cache; the caller commits first. With `skip_locked` it leaves out
     customers that other transactions have locked.
     """
@@ -46,7 +47,9 @@ def recompute_scores(
     facts: dict[int, PolicyFacts] = {}
     if scorecard.score_needs_facts:
         ids = [each.position.customer_id for each in found]
-        facts = policy_facts.read_many(connection, ids, moment.today, moment.zone)
+        read = policy_facts.read_many_versioned(connection, ids, moment.today, moment.zone)
+        policy_facts.store(connection, read, moment.today)
+        facts = {customer_id: each.facts for customer_id, each in read.items()}
     outdated = frozenset(expired)
     computed = [
         _computed(

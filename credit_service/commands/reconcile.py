@@ -5,6 +5,7 @@ A difference is a defect of the service. The command corrects it at once, stores
 """
 
 from dataclasses import asdict, dataclass
+from datetime import date
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -14,7 +15,7 @@ from credit_service.clock import Moment
 from credit_service.commands.recompute_scores import recompute_scores
 from credit_service.domain.delinquency import Arrears
 from credit_service.domain.loans import Loan
-from credit_service.domain.policy_facts import policy_facts
+from credit_service.domain.policy_facts import LoanCounts, loan_counts, policy_facts
 from credit_service.domain.positions import (
     CreditPosition,
     Hold,
@@ -25,6 +26,7 @@ from credit_service.domain.scorecard import Scorecard
 from credit_service.domain.scoring import score
 from credit_service.observability import metrics
 from credit_service.storage import arrears, loans, positions, reconciliation, scorecards, scores
+from credit_service.storage import policy_facts as stored_facts
 from credit_service.storage.database import Database
 from credit_service.storage.scores import Scored
 
@@ -61,6 +63,7 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
         holds = reconciliation.open_holds(connection, customer_ids)
         scorecard = scorecards.active(connection, moment.today)
         computed = arrears.compute(connection, customer_ids, moment.today)
+        counted = stored_facts.stored(connection, customer_ids)
         wrong = []
         for each in found:
             customer_id = each.position.customer_id
@@ -70,6 +73,8 @@ def reconcile(database: Database, moment: Moment, sample: int = SAMPLE) -> Recon
             known = each.position.arrears
             if known not in (None, computed[customer_id]):
                 differences["arrears"] = (known, computed[customer_id])
+            if customer_id in counted:
+                differences |= _wrong_counts(*counted[customer_id], loans_of[customer_id])
             if differences:
                 wrong.append(customer_id)
                 _report(connection, customer_id, differences, moment)
@@ -142,6 +147,12 @@ def _differences(
         if (line.score, line.override) != (right_score.score, right_score.override):
             differences["score"] = (line.score, right_score.score)
     return differences
+
+
+def _wrong_counts(day: date, counts: LoanCounts, of_customer: list[Loan]) -> _Differences:
+    """Return the difference of the stored counts of `day`. Empty if they match."""
+    right = loan_counts(of_customer, day)
+    return {} if counts == right else {"counts": (asdict(counts), asdict(right))}
 
 
 def _report(

@@ -9,7 +9,14 @@ from credit_service.domain.delinquency import Arrears, AssetClass
 from credit_service.domain.loans import Loan, LoanState
 from credit_service.domain.schedules import principal_outstanding_paise, repayment_plan
 
-__all__ = ["AssetClass", "PolicyFacts", "policy_facts"]
+__all__ = [
+    "AssetClass",
+    "LoanCounts",
+    "PolicyFacts",
+    "facts_from_counts",
+    "loan_counts",
+    "policy_facts",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +40,23 @@ class PolicyFacts:
     next_due_of_repaid: date | None = None
 
 
-def policy_facts(
-    loans: Collection[Loan], arrears: Arrears, age: int, stored_on: date, day: date
-) -> PolicyFacts:
-    """The facts on `day`, from all the customer's loans and the arrears.
+@dataclass(frozen=True, slots=True)
+class LoanCounts:
+    """The fields of PolicyFacts that come from all the customer's loans, on one day.
 
-    `day` is on or after the days of all payments. The customer was stored on `stored_on`.
+    They are the same on every later day until a loan changes, or an installment of any loan falls
+    due.
     """
+
+    active_loans: int
+    principal_outstanding_paise: int
+    emis_on_time_when_due: int
+    emis_fallen_due: int
+    next_due_of_repaid: date | None = None
+
+
+def loan_counts(loans: Collection[Loan], day: date) -> LoanCounts:
+    """What counts in these loans on `day`, on or after the days of all payments."""
     active = outstanding = on_time = fallen_due = 0
     next_due: date | None = None
     for loan in loans:
@@ -52,16 +69,33 @@ def policy_facts(
         elif due < loan.tenure_months:
             following = add_months(loan.start_date, due + 1)
             next_due = following if next_due is None else min(next_due, following)
+    return LoanCounts(active, outstanding, on_time, fallen_due, next_due)
+
+
+def policy_facts(
+    loans: Collection[Loan], arrears: Arrears, age: int, stored_on: date, day: date
+) -> PolicyFacts:
+    """The facts on `day`, from all the customer's loans and the arrears.
+
+    `day` is on or after the days of all payments. The customer was stored on `stored_on`.
+    """
+    return facts_from_counts(loan_counts(loans, day), arrears, age, stored_on, day)
+
+
+def facts_from_counts(
+    counts: LoanCounts, arrears: Arrears, age: int, stored_on: date, day: date
+) -> PolicyFacts:
+    """The same as `policy_facts`, from the counts of that day."""
     return PolicyFacts(
-        active_loans=active,
-        principal_outstanding_paise=outstanding,
-        emis_on_time_when_due=on_time,
-        emis_fallen_due=fallen_due,
+        active_loans=counts.active_loans,
+        principal_outstanding_paise=counts.principal_outstanding_paise,
+        emis_on_time_when_due=counts.emis_on_time_when_due,
+        emis_fallen_due=counts.emis_fallen_due,
         days_past_due=arrears.days_past_due(day),
         asset_class=arrears.asset_class(day),
         age=age,
         months_as_customer=complete_months(stored_on, day),
-        next_due_of_repaid=next_due,
+        next_due_of_repaid=counts.next_due_of_repaid,
     )
 
 

@@ -238,12 +238,12 @@ class CreditQueries:
         def attempt(number: int) -> CreditSnapshot:
             snapshot = found if number == 0 else self._read(customer_id, moment)
             with self._database.autocommit() as connection:
-                version, facts = policy_facts.read_versioned(
+                read = policy_facts.read_versioned(
                     connection, customer_id, moment.today, moment.zone
                 )
-            if version != snapshot.position.version:
+            if read.version != snapshot.position.version:
                 raise LostRaceError("version")
-            return replace(snapshot, facts=facts)
+            return replace(snapshot, facts=read.facts)
 
         return self._database.retry(attempt)
 

@@ -143,6 +143,16 @@ customers = Table(
     Column("arrears_version", BigInteger, nullable=False, server_default=text("1")),
     # The asset class of the newest asset_class_changed event: 0 STANDARD … 4 NPA.
     Column("announced_class", SmallInteger, nullable=False, server_default=text("0")),
+    # What a policy counts in the loans, see domain.policy_facts: as of facts_as_of, stored with the
+    # score of a scorecard that needs it. Known if facts_version is version: every other write
+    # raises version alone.
+    Column("facts_version", BigInteger, nullable=False, server_default=text("0")),
+    Column("facts_as_of", Date, nullable=True),
+    Column("active_loans", Integer, nullable=False, server_default=text("0")),
+    Column("principal_outstanding_paise", BigInteger, nullable=False, server_default=text("0")),
+    Column("emis_on_time_when_due", Integer, nullable=False, server_default=text("0")),
+    Column("emis_fallen_due", Integer, nullable=False, server_default=text("0")),
+    Column("next_due_of_repaid", Date, nullable=True),
     CheckConstraint("customer_id > 0", "customer_id_positive"),
     # Rows older than the separation of ids have imported ids up to 10^15, and issued ones below it.
     CheckConstraint(
@@ -179,6 +189,10 @@ customers = Table(
     ),
     CheckConstraint("arrears_version <= version", "arrears_version_range"),
     CheckConstraint("announced_class BETWEEN 0 AND 4", "announced_class_known"),
+    CheckConstraint(
+        "facts_version <= version AND (facts_version = 0 OR facts_as_of IS NOT NULL)",
+        "facts_version_range",
+    ),
     # Free space in the page lets an update of the position stay on it without index writes.
     postgresql_with={"fillfactor": "80"},
     info=WITH_CUSTOMER,

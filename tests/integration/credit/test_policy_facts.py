@@ -1,21 +1,30 @@
 """Policy facts read from the real database."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import text
 
+from credit_service.commands.create_loan import CreateLoan, create_loan
+from credit_service.commands.recompute_scores import recompute_scores
+from credit_service.commands.reconcile import reconcile
+from credit_service.commands.reverse_payment import ReversePayment, reverse_payment
 from credit_service.domain.calendar import complete_months
 from credit_service.domain.delinquency import AssetClass, Settlement, arrears
+from credit_service.domain.eligibility import Ask
+from credit_service.domain.payments import ReversalReason, outstanding_paise
 from credit_service.domain.policy_facts import PolicyFacts, policy_facts
+from credit_service.domain.scorecard import prudent
 from credit_service.queries.customers import get_customer
 from credit_service.storage import customers, loans, payments
 from credit_service.storage import policy_facts as stored
 from credit_service.storage.database import Database
 from tests.integration.credit.test_record_payment import START, a_loan, pay
-from tests.integration.imported import CustomerRow, LoanRow, ingest
-from tests.integration.portfolio import a_customer, a_good_customer, on
+from tests.integration.imported import CustomerRow, LoanRow, execute, ingest
+from tests.integration.policies import activated
+from tests.integration.portfolio import LAKH, a_customer, a_good_customer, on
 
 DAY = date(2026, 9, 1)
 
@@ -101,6 +110,91 @@ def test_arrears_and_their_history(database: Database, portfolio: list[int]) -> 
     # ahead: on 31 May).
     assert read(database, imported, date(2026, 3, 29)).days_past_due == 0
     assert read(database, imported, date(2026, 3, 30)).days_past_due == 1
+
+
+# --- Counts in the customer's row -----------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(database: Database, portfolio: list[int]) -> list[int]:
+    """The portfolio, with the scores of DAY under a scorecard whose policy needs facts."""
+    activated(database, prudent(), on(DAY))
+    recompute(database, portfolio)
+    return portfolio
+
+
+def recompute(database: Database, customer_ids: list[int], day: date = DAY) -> None:
+    with database.transaction() as connection:
+        recompute_scores(connection, customer_ids, on(day))
+
+
+def from_row(database: Database, customer_id: int, day: date) -> bool:
+    """Whether the facts of the day are read from the customer's row, and not from the loans."""
+    with database.autocommit() as connection:
+        return stored.read_versioned(connection, customer_id, day).counts is None
+
+
+def test_a_score_stores_what_counts_in_the_loans(database: Database, scored: list[int]) -> None:
+    later = [DAY + timedelta(days=days) for days in (0, 1, 26, 29, 30, 31, 61, 400)]
+    for customer_id in scored:
+        assert from_row(database, customer_id, DAY)
+        for day in later:
+            assert read(database, customer_id, day) == by_domain(database, customer_id, day)
+    assert any(from_row(database, each, later[1]) for each in scored)
+    # Two loans have a due date on 30 September.
+    for customer_id in scored[2:4]:
+        assert from_row(database, customer_id, date(2026, 9, 29))
+        assert not from_row(database, customer_id, date(2026, 9, 30))
+    # A server whose clock is late.
+    assert not any(from_row(database, each, DAY - timedelta(days=1)) for each in scored)
+
+
+def test_stored_counts_end_at_a_due_date_of_a_loan_that_is_repaid(database: Database) -> None:
+    loan = a_loan(database, 3)
+    pay(database, loan, outstanding_paise(loan), date(2026, 2, 10))
+    activated(database, prudent(), on(date(2026, 2, 10)))
+    recompute(database, [loan.customer_id], date(2026, 2, 10))
+    before_due, due = date(2026, 2, 27), date(2026, 2, 28)
+    assert from_row(database, loan.customer_id, before_due)
+    assert not from_row(database, loan.customer_id, due)
+    assert read(database, loan.customer_id, due) == by_domain(database, loan.customer_id, due)
+
+
+def test_every_change_of_a_customer_ends_the_stored_counts(
+    database: Database, scored: list[int]
+) -> None:
+    _, repaid, unpaid, _, _, imported = scored
+    before = read(database, unpaid)
+    with database.autocommit() as connection:
+        (loan,) = (each for each in loans.all_of(connection, unpaid) if not each.imported)
+    recorded = pay(database, loan, loan.installment_paise, DAY)
+    assert read(database, unpaid) == by_domain(database, unpaid, DAY) != before
+    recompute(database, scored)
+    reversal = ReversePayment(uuid4(), recorded.payment.payment_id, ReversalReason.BOUNCED)
+    reverse_payment(database, reversal, on(DAY), "tests")
+    assert read(database, unpaid) == by_domain(database, unpaid, DAY) == before
+    ingest(database, [LoanRow(40, 4, start=date(2026, 1, 30))], on(DAY))
+    assert not from_row(database, imported, DAY)
+    assert read(database, imported) == by_domain(database, imported, DAY)
+    booking = CreateLoan(uuid4(), repaid, Ask(LAKH, 1200, 24))
+    assert create_loan(database, booking, on(DAY), "tests").loan_id is not None
+    assert read(database, repaid) == by_domain(database, repaid, DAY)
+    # A server of 0.1.0 raises the version alone.
+    recompute(database, scored)
+    execute(database, "UPDATE customers SET version = version + 1")
+    assert not any(from_row(database, each, DAY) for each in scored)
+
+
+def test_the_reconciliation_corrects_stored_counts(database: Database, scored: list[int]) -> None:
+    assert reconcile(database, on(DAY)).discrepancies == 0
+    wrong = scored[2]
+    statement = f"UPDATE customers SET emis_fallen_due = 1 WHERE customer_id = {wrong}"  # noqa: S608 - a number
+    execute(database, statement)
+    assert read(database, wrong) != by_domain(database, wrong, DAY)
+    assert reconcile(database, on(DAY)).discrepancies == 1
+    assert read(database, wrong) == by_domain(database, wrong, DAY)
+    assert from_row(database, wrong, DAY)
+    assert reconcile(database, on(DAY)).discrepancies == 0
 
 
 def test_facts_have_the_version_of_the_customer(database: Database) -> None:
