@@ -105,11 +105,20 @@ def _joined(path: str, key: str | int | None) -> str:
 # Values and parts.
 
 
+_DEFAULTS = {
+    "new_to_credit": "declined (default)",
+    "on_time_counts": "WHEN_PAID (default)",
+    "debt_basis": "ORIGINAL_PRINCIPAL (default)",
+    "prepayment_charge_bps": "none (default)",
+}
+"""What the absence of an optional field means."""
+
+
 def readable(path: str, value: str) -> str:
     """Return a JSON value of a document as text: '5000000' of max_principal_paise is ₹50,000.00.
-    '' for an absent value."""
+    An absent value is what its absence means; '' where it means nothing."""
     if not value:
-        return ""
+        return _DEFAULTS.get(path, "")
     try:
         found = json.loads(value)
     except ValueError:
@@ -132,6 +141,12 @@ def _in_words(path: str, value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(_in_words(path, each) for each in value)
     if isinstance(value, dict):
+        if "condition" in value:
+            effect = _effect(value)
+            return (
+                f"{value.get('code')}: if {value['condition']}, {effect[:1].lower()}{effect[1:]}: "
+                f"{value.get('message', '')}"
+            )
         return ", ".join(
             f"{_label(key)} {_in_words(key, each)}" for key, each in _ordered(value).items()
         )

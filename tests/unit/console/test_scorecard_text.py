@@ -59,6 +59,24 @@ def test_values_are_readable() -> None:
         ("rules[A].condition", '"age < 21"', "age < 21"),
         ("new_to_credit", '{"max_principal_paise":100,"min_rate_bps":0}', "₹1.00"),
         ("rules", '["A","B"]', "A\nB"),
+        (
+            "rules",
+            json.dumps(
+                [
+                    {
+                        "code": "A",
+                        "condition": "age < 21",
+                        "outcome": "MAX_AMOUNT",
+                        "max_principal_paise": 100,
+                        "message": "Young.",
+                    }
+                ]
+            ),
+            "A: if age < 21, max amount ₹1.00: Young.",
+        ),
+        ("on_time_counts", "", "WHEN_PAID (default)"),
+        ("debt_basis", "", "ORIGINAL_PRINCIPAL (default)"),
+        ("new_to_credit", "", "declined (default)"),
         ("version", "", ""),
         ("version", "not JSON", "not JSON"),
     ):
