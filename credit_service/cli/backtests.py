@@ -117,6 +117,10 @@ def _as_document(result: scorecard_pb2.BacktestResult) -> dict[str, Any]:
         "decisions_without_facts": result.decisions_without_facts,
         "customers": result.customers,
         "scores_changed": result.scores_changed,
+        "score_examples": [
+            {"customer_id": each.customer_id, "before": each.before, "after": each.after}
+            for each in result.score_examples
+        ],
         "before": side(result.active_version, "before"),
         "after": side(result.tested_version, "after"),
         "flip_count": decisions.flips,
@@ -165,6 +169,16 @@ def _print_result(result: scorecard_pb2.BacktestResult) -> None:
         )
     scores.print()
     out.print(Text(f"Changed scores: {result.scores_changed} customers."))
+    if result.score_examples:
+        largest = Listing("customer", "score before", tested)
+        for each in result.score_examples[:_FLIPS_SHOWN]:
+            largest.add(str(each.customer_id), str(each.before), str(each.after))
+        largest.print()
+    if result.scores_changed > _FLIPS_SHOWN:
+        note(
+            f"Showing the {_FLIPS_SHOWN} largest changes; --json shows up to "
+            f"{len(result.score_examples)}."
+        )
     _print_comparison(decisions, "before", tested)
     if result.HasField("portfolio"):
         out.print()

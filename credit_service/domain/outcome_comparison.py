@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from heapq import heappush, heappushpop
 from typing import Any, Final, NamedTuple
 
 from credit_service.domain.eligibility import Decision, Outcome
@@ -10,6 +11,8 @@ from credit_service.domain.eligibility import Decision, Outcome
 MAX_FLIPS_NAMED: Final = 100
 MAX_EXAMPLES: Final = 5
 """Requests that are named for each reason."""
+MAX_SCORES_NAMED: Final = 100
+"""Customers that are named because their scores differ most."""
 
 
 class ReasonKey(NamedTuple):
@@ -55,6 +58,47 @@ class Flip(NamedTuple):
     customer_id: int
     before: RequestOutcome
     after: RequestOutcome
+
+
+class ScoreDifference(NamedTuple):
+    """A customer with another score."""
+
+    customer_id: int
+    before: int
+    after: int
+
+
+@dataclass(slots=True)
+class ScoreComparison:
+    """The scores of customers under two scorecards: counts, and the largest differences. Its size
+    does not grow with the number of customers."""
+
+    customers: int = 0
+    changed: int = 0
+    before: Counter[int] = field(default_factory=Counter)
+    after: Counter[int] = field(default_factory=Counter)
+    # A heap of (size of the difference, -customer id, the difference), the smallest first.
+    _largest: list[tuple[int, int, ScoreDifference]] = field(default_factory=list)
+
+    def add(self, customer_id: int, before: int, after: int) -> None:
+        """Count a customer."""
+        self.customers += 1
+        self.before[before] += 1
+        self.after[after] += 1
+        if before == after:
+            return
+        self.changed += 1
+        difference = ScoreDifference(customer_id, before, after)
+        entry = abs(after - before), -customer_id, difference
+        if len(self._largest) < MAX_SCORES_NAMED:
+            heappush(self._largest, entry)
+        else:
+            heappushpop(self._largest, entry)
+
+    @property
+    def largest(self) -> list[ScoreDifference]:
+        """The largest differences, the largest first; of equal ones, that of the lower id."""
+        return [each for _, _, each in sorted(self._largest, reverse=True)]
 
 
 @dataclass(slots=True)

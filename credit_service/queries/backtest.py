@@ -2,7 +2,6 @@
 trial decided."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,6 +15,7 @@ from credit_service.domain.eligibility import Ask, decide
 from credit_service.domain.errors import NotFoundError
 from credit_service.domain.outcome_comparison import (
     OutcomeComparison,
+    ScoreComparison,
     outcome_of,
     outcome_of_document,
 )
@@ -92,10 +92,7 @@ class Backtest:
     later_release: int = 0
     # Left out: the tested scorecard needs facts, and none are stored.
     without_facts: int = 0
-    customers: int = 0
-    scores_changed: int = 0
-    scores_before: Counter[int] = field(default_factory=Counter)
-    scores_after: Counter[int] = field(default_factory=Counter)
+    scores: ScoreComparison = field(default_factory=ScoreComparison)
     portfolio: OutcomeComparison | None = None
 
 
@@ -126,7 +123,7 @@ def backtest(
             yield Progress(done, totals[0], 0, totals[1])
     if not skip_portfolio:
         for _ in _score_portfolio(database, active, scorecard, moment, ask, report):
-            yield Progress(done, totals[0], report.customers, totals[1])
+            yield Progress(done, totals[0], report.scores.customers, totals[1])
     yield report
 
 
@@ -202,10 +199,7 @@ def _compare(
         again = decide(position, ask, scorecard, day, facts=facts)
         report.portfolio.add(outcome_of(decided), outcome_of(again), 0, position.customer_id)
         before, then = decided.score, again.score
-    report.customers += 1
-    report.scores_before[before.score] += 1
-    report.scores_after[then.score] += 1
-    report.scores_changed += before.score != then.score
+    report.scores.add(position.customer_id, before.score, then.score)
 
 
 def _on_day(

@@ -110,15 +110,16 @@ def _done(found: Backtest) -> int:
     return done
 
 
-def reason_lines(comparison: OutcomeComparison) -> list[tuple[str, str, int, int]]:
-    """Return each reason: its name in words, the code of the rule, and its numbers before and
-    after."""
+def reason_lines(comparison: OutcomeComparison) -> list[tuple[str, str, int, int, list[int]]]:
+    """Return each reason: its name in words, the code of the rule, its numbers before and after,
+    and the ids of examples."""
     return [
         (
             display.words(display.enum_name(each.code, decision_pb2.DeclineReasonCode)),
             each.rule_code,
             each.before,
             each.after,
+            list(each.examples),
         )
         for each in comparison.reasons
     ]

@@ -280,21 +280,28 @@ def write_progress(progress: Progress) -> pb.BacktestScorecardResponse:
 
 def write_backtest(report: Backtest) -> pb.BacktestScorecardResponse:
     """The message with the result of a backtest."""
+    scores = report.scores
     message = scorecard_pb2.BacktestResult(
         active_version=report.active_version,
         tested_version=report.tested_version,
         day=fields.write_date(report.day),
         decisions_of_later_release=report.later_release,
         decisions_without_facts=report.without_facts,
-        customers=report.customers,
-        scores_changed=report.scores_changed,
+        customers=scores.customers,
+        scores_changed=scores.changed,
         scores=[
             scorecard_pb2.ScoreCounts(
                 score=value,
-                before=report.scores_before[value],
-                after=report.scores_after[value],
+                before=scores.before[value],
+                after=scores.after[value],
             )
-            for value in sorted(report.scores_before | report.scores_after)
+            for value in sorted(scores.before | scores.after)
+        ],
+        score_examples=[
+            scorecard_pb2.ScoreDifference(
+                customer_id=each.customer_id, before=each.before, after=each.after
+            )
+            for each in scores.largest
         ],
     )
     if report.decisions is not None:

@@ -1,5 +1,6 @@
 """`scorecard` and `backtest` as commands of a policy owner, who has no access to the database."""
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -136,3 +137,16 @@ def test_a_trial_and_a_backtest_are_printed(
     assert (flip["approved_before"], flip["approved_after"]) == (True, False)
     assert found["portfolio"]["compared"] == "1"
     assert run("backtest", strict, "--amount=1000")[0] == 2
+
+
+def test_a_backtest_names_customers_whose_scores_change(
+    run: Run, database: Database, tmp_path: Path
+) -> None:
+    customer_id = a_good_customer(database, Clock().moment())
+    components = copy.deepcopy(STANDARD_DOCUMENT["components"])
+    components["LOAN_VOLUME"]["full_at_paise"] = 10**15
+    path = file(tmp_path, "wide-1", components=components)
+    (found,) = json.loads(run("backtest", path, "--json")[1])["score_examples"]
+    assert (found["customer_id"], found["before"] > found["after"]) == (customer_id, True)
+    output = run("backtest", path)[1]
+    assert f"{customer_id} {found['before']} {found['after']}\n" in output

@@ -1,5 +1,6 @@
 """The console's pages of scorecards, before a server in this process."""
 
+import copy
 import html
 import json
 import time
@@ -154,7 +155,12 @@ def test_a_backtest_runs_beside_its_page_and_shows_its_result(
     terms = {"loan_amount": "50,000", "interest_rate": "12", "tenure_months": "12"}
     bad = visitor.send("/qa/backtest", version="prudent-1", loan_amount="much")
     assert bad.status == 400
-    started = visitor.send("/qa/backtest", version="prudent-1", **terms)
+    document = {**copy.deepcopy(PRUDENT_DOCUMENT), "version": "other-1", "income_share_bps": 1}
+    document["components"]["LOAN_COUNT"]["full_at_loans"] = 2
+    server.scorecards.CreateScorecard(
+        pb.CreateScorecardRequest(request_id=str(uuid4()), document=json.dumps(document))
+    )
+    started = visitor.send("/qa/backtest", version="other-1", **terms)
     assert started.status == 303
     address = started.headers["location"]
     until = time.monotonic() + 60
@@ -164,7 +170,10 @@ def test_a_backtest_runs_beside_its_page_and_shows_its_result(
     page = visitor.ask(address).text
     assert "scores change." in page
     assert "The loan for every customer" in page
-    assert "Customers by score: standard-1 and prudent-1." in page
+    assert "Customers by score: standard-1 and other-1." in page
+    link = f'<a href="/qa/customers/{customer}">{customer}</a>'
+    assert link in page.partition("Largest changes of scores")[2].partition("</table>")[0]
+    assert f"<td>{link}</td>" in page.partition("Reasons of customers")[2].partition("</table>")[0]
     # Only the session that started it sees it.
     assert Visitor(visitor.place).ask(address).status == 404
     ended = visitor.send("/qa/backtest", version="none")

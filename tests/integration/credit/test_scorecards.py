@@ -486,6 +486,7 @@ def test_a_backtest_decides_on_stored_decisions_and_the_portfolio(place: Place) 
     assert result.day == day_message(TODAY)
     assert [each.decision_id for each in result.decisions.flip_examples] == [decision_id]
     assert (result.customers, sum(each.before for each in result.scores)) == (3, 3)
+    assert (result.scores_changed, list(result.score_examples)) == (0, [])
     portfolio = result.portfolio
     assert (portfolio.compared, portfolio.before.approved) == (3, 3)
     assert (portfolio.after.declined, portfolio.flips) == (3, 3)

@@ -240,10 +240,10 @@ def test_a_backtest_names_the_decisions_that_flip(database: Database) -> None:
     assert (found.compared, found.before, found.after) == (1, {"APPROVED": 1}, {"DECLINED": 1})
     assert [flip.decision_id for flip in found.flips] == [decision.decision_id]
     assert found.reasons_after == {("EMI_BURDEN_TOO_HIGH", ""): 1}
-    assert report.scores_changed == 1
+    assert report.scores.changed == 1
     same = backtested(database, STANDARD, TODAY)
     assert same.decisions is not None
-    assert (same.decisions.flip_count, same.scores_changed) == (0, 0)
+    assert (same.decisions.flip_count, same.scores.changed) == (0, 0)
 
 
 def test_the_reconciliation_finds_and_corrects_discrepancies(database: Database) -> None:

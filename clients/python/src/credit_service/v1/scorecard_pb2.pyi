@@ -423,6 +423,34 @@ class ScoreCounts(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ScoreDifference(message.Message):
+    """A customer whose score differs under two scorecards."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    customer_id: builtins.int
+    """Id of the customer."""
+    before: builtins.int
+    """Score under the first scorecard, 0 to 100."""
+    after: builtins.int
+    """Score under the second scorecard, 0 to 100."""
+    def __init__(
+        self,
+        *,
+        customer_id: builtins.int = ...,
+        before: builtins.int = ...,
+        after: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["after", b"after", "before", b"before", "customer_id", b"customer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class BacktestProgress(message.Message):
     """The progress of a backtest."""
 
@@ -470,6 +498,7 @@ class BacktestResult(message.Message):
     SCORES_CHANGED_FIELD_NUMBER: builtins.int
     SCORES_FIELD_NUMBER: builtins.int
     PORTFOLIO_FIELD_NUMBER: builtins.int
+    SCORE_EXAMPLES_FIELD_NUMBER: builtins.int
     active_version: builtins.str
     """Version of the scorecard that is active."""
     tested_version: builtins.str
@@ -500,6 +529,10 @@ class BacktestResult(message.Message):
     def portfolio(self) -> OutcomeComparison:
         """The portfolio, if the request has an ask: the first scorecard is the active one."""
 
+    @builtins.property
+    def score_examples(self) -> containers.RepeatedCompositeFieldContainer[ScoreDifference]:
+        """Customers whose score changes, the largest changes first, at most 100."""
+
     def __init__(
         self,
         *,
@@ -513,9 +546,10 @@ class BacktestResult(message.Message):
         scores_changed: builtins.int = ...,
         scores: abc.Iterable[ScoreCounts] | None = ...,
         portfolio: OutcomeComparison | None = ...,
+        score_examples: abc.Iterable[ScoreDifference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["day", b"day", "decisions", b"decisions", "portfolio", b"portfolio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["active_version", b"active_version", "customers", b"customers", "day", b"day", "decisions", b"decisions", "decisions_of_later_release", b"decisions_of_later_release", "decisions_without_facts", b"decisions_without_facts", "portfolio", b"portfolio", "scores", b"scores", "scores_changed", b"scores_changed", "tested_version", b"tested_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["active_version", b"active_version", "customers", b"customers", "day", b"day", "decisions", b"decisions", "decisions_of_later_release", b"decisions_of_later_release", "decisions_without_facts", b"decisions_without_facts", "portfolio", b"portfolio", "score_examples", b"score_examples", "scores", b"scores", "scores_changed", b"scores_changed", "tested_version", b"tested_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
