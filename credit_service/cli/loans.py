@@ -78,6 +78,9 @@ def arrears(target: Target, customer_id: int, form: Format) -> int:
         ("overdue", inr(found.overdue_amount)),
         ("next change", day_text(found.next_change) or "none"),
     )
+    if found.HasField("arrears_known_from"):
+        known = day_text(found.arrears_known_from)
+        out.print(f"Arrears of imported loans before {known} are unknown.")
     for each in found.loans:
         known_from = day_text(each.arrears_known_from)
         known = f", arrears known from {known_from}" if known_from else ""

@@ -12,7 +12,12 @@ from enum import StrEnum
 
 from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.customers import Customer
-from credit_service.domain.delinquency import Settlement, Settlements, arrears
+from credit_service.domain.delinquency import (
+    Settlement,
+    Settlements,
+    all_arrears_known_from,
+    arrears,
+)
 from credit_service.domain.errors import OUT_OF_RANGE, FieldViolation, InvalidFieldsError
 from credit_service.domain.loan_replay import PaymentFact, replay
 from credit_service.domain.loans import Loan
@@ -88,6 +93,8 @@ class CreditAsOf:
     # As they were, and what had settled their installments.
     loans: Sequence[Loan]
     settlements: Settlements
+    # Of the loans that were not closed, by their imports.
+    arrears_known_from: date | None
 
 
 def require_past_or_today(day: date, today: date) -> None:
@@ -104,11 +111,14 @@ def credit_as_of(history: CustomerHistory, day: date) -> CreditAsOf:
     customer = _customer_as_of(history, day)
     begun = [each for each in history.loans if each.loan.start_date <= day]
     loans: list[Loan] = []
+    open_loans: list[Loan] = []
     settlements: dict[int, Sequence[Settlement]] = {}
     for each in begun:
         account = replay(_at_import(each, day), each.payments, until=day)
         loans.append(account.loan)
         settlements[account.loan.loan_id] = account.settlements
+        if account.loan.closed_on is None:
+            open_loans.append(each.loan)
     known = arrears(loans, settlements, day)
     position = position_from_loans(
         customer.customer_id,
@@ -126,7 +136,16 @@ def credit_as_of(history: CustomerHistory, day: date) -> CreditAsOf:
     if day < history.stored_on:
         unknown.append(UnknownFact.CUSTOMER)
     facts = policy_facts(loans, known, customer.age, min(history.stored_on, day), day)
-    return CreditAsOf(day, customer, position, facts, tuple(unknown), loans, settlements)
+    return CreditAsOf(
+        day,
+        customer,
+        position,
+        facts,
+        tuple(unknown),
+        loans,
+        settlements,
+        all_arrears_known_from(open_loans),
+    )
 
 
 _READ: Mapping[str, Callable[[str], str | int]] = {

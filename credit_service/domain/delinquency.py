@@ -210,6 +210,14 @@ def arrears_known_from(loan: Loan) -> date | None:
     return add_months(loan.start_date, loan.settled_at_import + 1)
 
 
+def all_arrears_known_from(loans: Iterable[Loan]) -> date | None:
+    """The latest day of `arrears_known_from` of these loans; None if the arrears of all are known.
+    Closed loans are left out by the caller: all that was due of them is paid."""
+    return max(
+        (day for each in loans if (day := arrears_known_from(each)) is not None), default=None
+    )
+
+
 def arrears(loans: Sequence[Loan], settlements: Settlements, day: date) -> Arrears:
     """The customer's arrears at the end of `day`, on or after the days of all payments."""
     oldest = min(

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 from credit_service.clock import Moment
 from credit_service.domain import delinquency
+from credit_service.domain.as_of import UnknownFact
 from credit_service.domain.calendar import installments_due_by
 from credit_service.domain.delinquency import AssetClass, Delinquency, Settlements, first_unpaid_due
 from credit_service.domain.errors import NotFoundError
@@ -35,12 +36,18 @@ class OverdueLoan:
 
 @dataclass(frozen=True, slots=True)
 class CustomerDelinquency:
-    """The arrears of a customer at the end of `day`, and the overdue loans, the worst first."""
+    """The arrears of a customer at the end of `day`, and the overdue loans, the worst first.
+
+    `known_from` is the latest `arrears_known_from` of the loans that are not closed, None if the
+    arrears of all are known; `unknown` is what is not known about an earlier day.
+    """
 
     customer_id: int
     day: date
     delinquency: Delinquency
     loans: Sequence[OverdueLoan]
+    known_from: date | None
+    unknown: Sequence[UnknownFact] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,9 @@ def get_delinquency(database: Database, customer_id: int, day: date) -> Customer
         if customers.find(connection, customer_id) is None:
             raise NotFoundError("CUSTOMER_NOT_FOUND", "customer", str(customer_id))
         facts = arrears.facts(connection, [customer_id])[customer_id]
-    return _delinquency(customer_id, facts.loans, facts.settlements, day)
+    open_loans = [each for each in facts.loans if each.closed_on is None]
+    known_from = delinquency.all_arrears_known_from(open_loans)
+    return _delinquency(customer_id, facts.loans, facts.settlements, day, known_from)
 
 
 def delinquency_as_of(
@@ -74,11 +83,23 @@ def delinquency_as_of(
         RetryLaterError: concurrent calls kept changing the customer.
     """
     credit = credit_of(database, customer_id, day, moment)
-    return _delinquency(customer_id, credit.loans, credit.settlements, day)
+    return _delinquency(
+        customer_id,
+        credit.loans,
+        credit.settlements,
+        day,
+        credit.arrears_known_from,
+        credit.unknown,
+    )
 
 
 def _delinquency(
-    customer_id: int, loans: Sequence[Loan], settlements: Settlements, day: date
+    customer_id: int,
+    loans: Sequence[Loan],
+    settlements: Settlements,
+    day: date,
+    known_from: date | None,
+    unknown: Sequence[UnknownFact] = (),
 ) -> CustomerDelinquency:
     found = delinquency.delinquency(loans, settlements, day)
     overdue = [
@@ -87,7 +108,7 @@ def _delinquency(
         if (due := first_unpaid_due(each)) is not None and due <= day
     ]
     overdue.sort(key=lambda each: (each.oldest_due_date, each.loan.loan_id))
-    return CustomerDelinquency(customer_id, day, found, overdue)
+    return CustomerDelinquency(customer_id, day, found, overdue, known_from, unknown)
 
 
 def list_overdue_loans(

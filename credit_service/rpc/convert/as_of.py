@@ -1,5 +1,6 @@
 """Convert the day of an answer about an earlier day."""
 
+from collections.abc import Iterable
 from datetime import date
 from typing import Any
 
@@ -28,7 +29,12 @@ def read_as_of(request: Any, today: date, violations: Violations) -> date | None
 def fill_as_of(message: as_of_pb2.AsOf, credit: CreditAsOf) -> None:
     """Fill an empty message with the day and what is not known about it."""
     fill_date(message.day, credit.day)
-    message.unknown_facts.extend(_UNKNOWN_FACTS[each] for each in credit.unknown)
+    message.unknown_facts.extend(write_unknown_facts(credit.unknown))
+
+
+def write_unknown_facts(unknown: Iterable[UnknownFact]) -> "list[as_of_pb2.UnknownFact.ValueType]":
+    """The same facts in the contract."""
+    return [_UNKNOWN_FACTS[each] for each in unknown]
 
 
 def write_customer_as_of(credit: CreditAsOf) -> customer_pb2.Customer:

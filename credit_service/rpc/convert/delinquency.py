@@ -5,6 +5,7 @@ from datetime import date
 from credit_service.domain.delinquency import AssetClass
 from credit_service.domain.errors import OUT_OF_RANGE
 from credit_service.queries.delinquency import CustomerDelinquency, OverdueLoan, OverdueLoans
+from credit_service.rpc.convert.as_of import write_unknown_facts
 from credit_service.rpc.convert.customers import ASSET_CLASSES
 from credit_service.rpc.convert.fields import Violations, fill_date, fill_money
 from credit_service.rpc.convert.loans import fill_arrears_known_from
@@ -68,6 +69,9 @@ def write_delinquency(
     for each in found.loans:
         _fill_loan(message.loans.add(), each)
     fill_money(message.overdue_amount, sum(each.overdue_paise for each in found.loans))
+    if found.known_from is not None:
+        fill_date(message.arrears_known_from, found.known_from)
+    message.unknown_facts.extend(write_unknown_facts(found.unknown))
     return response
 
 

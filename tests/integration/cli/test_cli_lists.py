@@ -57,6 +57,17 @@ def test_lists_as_json_and_csv(
     assert not any(each.startswith("=") for each in found_cells)
     assert run("row-errors", ingestion_id, "--outcome", "kept")[2] == "There are no row errors."
 
+    loans = tmp_path / "loans.csv"
+    loans.write_text(
+        "customer_id,loan_id,loan_amount,tenure,interest_rate,monthly_payment,emis_paid_on_time,"
+        "date_of_approval,end_date\n901,1,100000,480,12,1008.56,0,2020-01-31,2060-01-31\n"
+    )
+    assert run("ingest", str(loans))[0] == 0
+    printed = run("arrears", "901")[1]
+    known_from = json.loads(run("loan", "1", "--json")[1])["loan"]["arrears_known_from"]
+    day = "{year}-{month:02}-{day:02}".format(**known_from)
+    assert f"Arrears of imported loans before {day} are unknown." in printed
+
 
 @pytest.mark.slow
 def test_answers_as_json_and_csv(

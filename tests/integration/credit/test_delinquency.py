@@ -16,14 +16,21 @@ from credit_service.commands.announce_classes import announce_classes
 from credit_service.commands.reconcile import reconcile
 from credit_service.commands.record_payment import RecordPayment, record_payment
 from credit_service.commands.reverse_payment import ReversePayment, reverse_payment
+from credit_service.domain.as_of import UnknownFact
 from credit_service.domain.delinquency import Arrears, AssetClass
 from credit_service.domain.loans import Loan
-from credit_service.domain.payments import ReversalReason
+from credit_service.domain.payments import ReversalReason, outstanding_paise
 from credit_service.queries.as_of import credit_of
 from credit_service.queries.customers import get_customer, list_customers
-from credit_service.queries.delinquency import OverdueLoan, get_delinquency, list_overdue_loans
+from credit_service.queries.delinquency import (
+    OverdueLoan,
+    delinquency_as_of,
+    get_delinquency,
+    list_overdue_loans,
+)
 from credit_service.rpc.convert.as_of import write_customer_as_of
-from credit_service.storage import arrears, overdue_loans, positions
+from credit_service.rpc.convert.delinquency import write_delinquency
+from credit_service.storage import arrears, loans, overdue_loans, positions
 from credit_service.storage.customer_search import PageStart
 from credit_service.storage.database import Database
 from credit_service.v1 import credit_service_pb2 as pb
@@ -279,6 +286,39 @@ def test_arrears_older_than_this_release_are_stored_without_events(database: Dat
     # From then on they are announced.
     announce_classes(database, on(date(2026, 4, 30)))
     assert announced(database, loan.customer_id) == [("SMA_1", "SMA_2", "2026-04-29", 61)]
+
+
+def test_the_answer_says_whether_arrears_before_an_import_are_unknown(database: Database) -> None:
+    day = date(2026, 6, 10)
+    ingest(database, [CustomerRow(1), CustomerRow(2)], on(day))
+    start = date(2026, 1, 31)
+    rows = [
+        # Due on 30 June: the first installment after the import.
+        LoanRow(1, 1, start=start),
+        LoanRow(1, 2, start=date(2026, 1, 1), tenure_months=6, emis_paid_on_time=5),
+        # Closed by its import.
+        LoanRow(1, 3, start=date(2020, 1, 1)),
+        LoanRow(2, 1, start=start, installments_settled=4),
+    ]
+    ingest(database, rows, on(day))
+    imported = get_delinquency(database, 1, day)
+    assert (imported.delinquency.days_past_due, imported.loans) == (0, [])
+    # The latest day of both open loans: 1 July.
+    assert imported.known_from == date(2026, 7, 1)
+    assert get_delinquency(database, 2, day).known_from is None
+    # Nothing of the second loan is owed any more.
+    with database.autocommit() as connection:
+        ending = next(each for each in loans.all_of(connection, 1) if each.loan_id == 2)
+    pay(database, ending, outstanding_paise(ending), day)
+    assert get_delinquency(database, 1, day).known_from == date(2026, 6, 30)
+
+    before = delinquency_as_of(database, 1, date(2026, 5, 1), on(day))
+    assert (before.delinquency.days_past_due, before.loans) == (0, [])
+    assert before.known_from == date(2026, 7, 1)
+    assert before.unknown == (UnknownFact.IMPORTED_PAYMENTS, UnknownFact.CUSTOMER)
+    written = write_delinquency(before).delinquency
+    assert str(written.arrears_known_from) == "year: 2026\nmonth: 7\nday: 1\n"
+    assert len(written.unknown_facts) == 2
 
 
 def test_reconciliation_corrects_arrears(database: Database) -> None:

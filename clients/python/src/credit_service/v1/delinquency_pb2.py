@@ -22,22 +22,23 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from credit_service.v1 import as_of_pb2 as credit__service_dot_v1_dot_as__of__pb2
 from credit_service.v1 import decision_pb2 as credit__service_dot_v1_dot_decision__pb2
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#credit_service/v1/delinquency.proto\x12\x11\x63redit_service.v1\x1a credit_service/v1/decision.proto\x1a\x16google/type/date.proto\x1a\x17google/type/money.proto\"\xc4\x02\n\x0b\x44\x65linquency\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x15\n\rdays_past_due\x18\x03 \x01(\x05\x12\x32\n\x0b\x61sset_class\x18\x04 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\x12,\n\x11\x61sset_class_since\x18\x05 \x01(\x0b\x32\x11.google.type.Date\x12&\n\x0bnext_change\x18\x06 \x01(\x0b\x32\x11.google.type.Date\x12\x31\n\x05loans\x18\x07 \x03(\x0b\x32\".credit_service.v1.LoanDelinquency\x12*\n\x0eoverdue_amount\x18\x08 \x01(\x0b\x32\x12.google.type.Money\"\xa7\x02\n\x0fLoanDelinquency\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x0f\n\x07loan_id\x18\x02 \x01(\x03\x12\x15\n\rdays_past_due\x18\x03 \x01(\x05\x12*\n\x0foldest_due_date\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12\x1c\n\x14overdue_installments\x18\x05 \x01(\x05\x12*\n\x0eoverdue_amount\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12-\n\x12\x61rrears_known_from\x18\x07 \x01(\x0b\x32\x11.google.type.Date\x12\x32\n\x0b\x61sset_class\x18\x08 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\"\xb7\x01\n\x11\x41ssetClassChanged\x12\x35\n\x0eprevious_class\x18\x01 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\x12\x32\n\x0b\x61sset_class\x18\x02 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\x12 \n\x05since\x18\x03 \x01(\x0b\x32\x11.google.type.Date\x12\x15\n\rdays_past_due\x18\x04 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#credit_service/v1/delinquency.proto\x12\x11\x63redit_service.v1\x1a\x1d\x63redit_service/v1/as_of.proto\x1a credit_service/v1/decision.proto\x1a\x16google/type/date.proto\x1a\x17google/type/money.proto\"\xaa\x03\n\x0b\x44\x65linquency\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x15\n\rdays_past_due\x18\x03 \x01(\x05\x12\x32\n\x0b\x61sset_class\x18\x04 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\x12,\n\x11\x61sset_class_since\x18\x05 \x01(\x0b\x32\x11.google.type.Date\x12&\n\x0bnext_change\x18\x06 \x01(\x0b\x32\x11.google.type.Date\x12\x31\n\x05loans\x18\x07 \x03(\x0b\x32\".credit_service.v1.LoanDelinquency\x12*\n\x0eoverdue_amount\x18\x08 \x01(\x0b\x32\x12.google.type.Money\x12-\n\x12\x61rrears_known_from\x18\t \x01(\x0b\x32\x11.google.type.Date\x12\x35\n\runknown_facts\x18\n \x03(\x0e\x32\x1e.credit_service.v1.UnknownFact\"\xa7\x02\n\x0fLoanDelinquency\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\x03\x12\x0f\n\x07loan_id\x18\x02 \x01(\x03\x12\x15\n\rdays_past_due\x18\x03 \x01(\x05\x12*\n\x0foldest_due_date\x18\x04 \x01(\x0b\x32\x11.google.type.Date\x12\x1c\n\x14overdue_installments\x18\x05 \x01(\x05\x12*\n\x0eoverdue_amount\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12-\n\x12\x61rrears_known_from\x18\x07 \x01(\x0b\x32\x11.google.type.Date\x12\x32\n\x0b\x61sset_class\x18\x08 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\"\xb7\x01\n\x11\x41ssetClassChanged\x12\x35\n\x0eprevious_class\x18\x01 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\x12\x32\n\x0b\x61sset_class\x18\x02 \x01(\x0e\x32\x1d.credit_service.v1.AssetClass\x12 \n\x05since\x18\x03 \x01(\x0b\x32\x11.google.type.Date\x12\x15\n\rdays_past_due\x18\x04 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'credit_service.v1.delinquency_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DELINQUENCY']._serialized_start=142
-  _globals['_DELINQUENCY']._serialized_end=466
-  _globals['_LOANDELINQUENCY']._serialized_start=469
-  _globals['_LOANDELINQUENCY']._serialized_end=764
-  _globals['_ASSETCLASSCHANGED']._serialized_start=767
-  _globals['_ASSETCLASSCHANGED']._serialized_end=950
+  _globals['_DELINQUENCY']._serialized_start=173
+  _globals['_DELINQUENCY']._serialized_end=599
+  _globals['_LOANDELINQUENCY']._serialized_start=602
+  _globals['_LOANDELINQUENCY']._serialized_end=897
+  _globals['_ASSETCLASSCHANGED']._serialized_start=900
+  _globals['_ASSETCLASSCHANGED']._serialized_end=1083
 # @@protoc_insertion_point(module_scope)

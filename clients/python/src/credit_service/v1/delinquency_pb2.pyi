@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as abc
+from credit_service.v1 import as_of_pb2 as as_of_pb2
 from credit_service.v1 import decision_pb2 as decision_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -35,6 +36,8 @@ class Delinquency(message.Message):
     NEXT_CHANGE_FIELD_NUMBER: builtins.int
     LOANS_FIELD_NUMBER: builtins.int
     OVERDUE_AMOUNT_FIELD_NUMBER: builtins.int
+    ARREARS_KNOWN_FROM_FIELD_NUMBER: builtins.int
+    UNKNOWN_FACTS_FIELD_NUMBER: builtins.int
     customer_id: builtins.int
     """Id of the customer."""
     days_past_due: builtins.int
@@ -63,6 +66,17 @@ class Delinquency(message.Message):
     def overdue_amount(self) -> money_pb2.Money:
         """Total amount overdue on these loans."""
 
+    @builtins.property
+    def arrears_known_from(self) -> date_pb2.Date:
+        """Set if older arrears may be missing, because a loan that is not closed was imported without its
+        settled installments: the latest Loan.arrears_known_from of these loans. Days past due and class
+        may have been worse in truth.
+        """
+
+    @builtins.property
+    def unknown_facts(self) -> containers.RepeatedScalarFieldContainer[as_of_pb2.UnknownFact.ValueType]:
+        """What is not known about an earlier day and affects the answer. Empty for today."""
+
     def __init__(
         self,
         *,
@@ -74,10 +88,12 @@ class Delinquency(message.Message):
         next_change: date_pb2.Date | None = ...,
         loans: abc.Iterable[LoanDelinquency] | None = ...,
         overdue_amount: money_pb2.Money | None = ...,
+        arrears_known_from: date_pb2.Date | None = ...,
+        unknown_facts: abc.Iterable[as_of_pb2.UnknownFact.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "asset_class_since", b"asset_class_since", "next_change", b"next_change", "overdue_amount", b"overdue_amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["arrears_known_from", b"arrears_known_from", "as_of", b"as_of", "asset_class_since", b"asset_class_since", "next_change", b"next_change", "overdue_amount", b"overdue_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "asset_class", b"asset_class", "asset_class_since", b"asset_class_since", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "loans", b"loans", "next_change", b"next_change", "overdue_amount", b"overdue_amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["arrears_known_from", b"arrears_known_from", "as_of", b"as_of", "asset_class", b"asset_class", "asset_class_since", b"asset_class_since", "customer_id", b"customer_id", "days_past_due", b"days_past_due", "loans", b"loans", "next_change", b"next_change", "overdue_amount", b"overdue_amount", "unknown_facts", b"unknown_facts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
