@@ -200,7 +200,7 @@ class Bank(Policies):
         used = self.counted_debt(customer_id) + self.held(customer_id)
         if used + principal > customer["limit"]:
             reasons.append("APPROVED_LIMIT_EXCEEDED")
-        if is_new and principal > LAKH // 2:
+        if is_new and self.held(customer_id) + principal > LAKH // 2:
             reasons.append("NEW_TO_CREDIT_AMOUNT_EXCEEDED")
         if not repayable(principal, rate, tenure):
             reasons.append("LOAN_AMOUNT_TOO_SMALL")

@@ -731,6 +731,7 @@ class ServiceAndModel(RuleBasedStateMachine):
     def _same_score(self, message: Any, number: int) -> None:
         score, points, override = self.bank.score(number)
         assert message.score == score
+        assert message.scorecard_version == self.bank.scorecard(self.bank.today)
         assert [hundredths_of(each.points) for each in message.components] == points
         name = score_pb2.ScoreOverride.Name(message.override)
         assert name == f"SCORE_OVERRIDE_{override or 'UNSPECIFIED'}"

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from credit_service.storage.database import Database
 from credit_service.v1 import (
     credit_service_pb2,
+    decision_pb2,
     referral_pb2,
     scorecard_pb2,
     scorecard_service_pb2,
@@ -32,6 +33,11 @@ class PolicyService(ServiceAndModel):
     """The rules about decisions with a policy."""
 
     database: ClassVar[Database]
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of the decisions that approvals of reviewers made.
+        self.outcomes: list[str] = []
 
     @initialize(day=st.sampled_from(START_DAYS))
     def begin(self, day: date) -> None:
@@ -63,6 +69,23 @@ class PolicyService(ServiceAndModel):
         assert not isinstance(answer, str), answer
         self.bank.activate(version, day)
 
+    @rule(version=_version, days=st.sampled_from([1, 2]), early=st.sampled_from([0, 0, 1]))
+    def pass_an_activation(self, version: str, days: int, early: int) -> None:
+        """Activate a scorecard on a day ahead, move the clock to that day or the one before, and
+        read what it decides on."""
+        self.activate_a_scorecard(version, days)
+        if early < days:
+            self._set_day(self.bank.today + timedelta(days=days - early))
+        self.read_a_scorecard(version)
+        for place in range(len(self.bank.customers)):
+            self.read_a_score(place)
+            # Often more than the limit: the counter-offer shows the debt that counts.
+            self.check(place, 34 * LAKH, 0, 480)
+        self.apply(0, LAKH, 1600, 12)
+        request = credit_service_pb2.GetDecisionRequest(decision_id=self.decision_ids[-1])
+        decision = self.edge.credit.GetDecision(request, timeout=30).decision
+        assert decision.scorecard_version == self.bank.scorecard(self.bank.today)
+
     @rule(version=_version)
     def read_a_scorecard(self, version: str) -> None:
         """Compare whether it decides today, and the first coming day from which it does."""
@@ -93,7 +116,7 @@ class PolicyService(ServiceAndModel):
         is_offer=st.booleans(),
         late=st.sampled_from([0, 5, 29, 30]),
         meanwhile=st.sampled_from(["nothing", "nothing", "payment", "loan", "standard"]),
-        days=st.sampled_from([0, 0, 1, 7, 8]),
+        days=st.sampled_from([0, 0, 7, 8, 8]),
         verdict=_verdict,
     )
     def refer_and_review(
@@ -177,6 +200,9 @@ class PolicyService(ServiceAndModel):
         number, asked, until = referral["customer"], referral["asked"], referral["offered_until"]
         made = answer.decision
         assert made.reviewed_decision_id == decision_id
+        self.outcomes.append(
+            decision_pb2.DecisionOutcome.Name(made.outcome).removeprefix("DECISION_OUTCOME_")
+        )
         self._same_decision(made, number, asked, is_reviewed=True)
         self.bank.decides(number, is_approved=made.approved)
         self.bank.review(decision_id, "APPROVED", made.decision_id)
