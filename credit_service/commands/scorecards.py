@@ -28,7 +28,12 @@ from credit_service.domain.errors import (
 from credit_service.domain.scorecard_json import read_scorecard
 from credit_service.storage import decisions, replication, scorecards, tasks
 from credit_service.storage.database import Database
-from credit_service.storage.scorecards import Scheduled, ScorecardChange, StoredScorecard
+from credit_service.storage.scorecards import (
+    UNCHANGED,
+    Scheduled,
+    ScorecardChange,
+    StoredScorecard,
+)
 
 MAX_DAYS_AHEAD = 366
 """Days from today to the latest day of a scheduled activation."""
@@ -88,7 +93,7 @@ def create_scorecard(
     scorecard = read_scorecard(command.document)
     version = scorecard.version
 
-    def change(connection: Connection) -> ScorecardChange | None:
+    def change(connection: Connection) -> ScorecardChange:
         if scorecards.add(connection, scorecard, moment):
             return ScorecardChange("CREATED", version, moment.now, principal)
         stored = _require_stored(connection, version, moment)
@@ -101,7 +106,7 @@ def create_scorecard(
                 "another version.",
                 {"scorecard_version": version},
             )
-        return None
+        return _unchanged(version, moment, principal)
 
     _change_once(database, command, moment, change)
     return _found(database, version, moment)
@@ -123,14 +128,15 @@ def activate_scorecard(
     version = command.version
     day = command.effective_on or moment.today
 
-    def change(connection: Connection) -> ScorecardChange | None:
+    def change(connection: Connection) -> ScorecardChange:
         _require_usable(connection, version, moment)
         _require_day(version, day, moment.today)
         if day == moment.today:
-            return _activate(connection, Scheduled(day, version, principal), moment)
+            made = _activate(connection, Scheduled(day, version, principal), moment)
+            return made or _unchanged(version, moment, principal)
         replaced = scorecards.active_version(connection, day)
         if replaced == version:
-            return None
+            return _unchanged(version, moment, principal)
         scorecards.unschedule(connection, day)
         # Without an activation on that day, this one may decide anyway: the other was cancelled.
         if scorecards.active_version(connection, day) != version:
@@ -155,11 +161,12 @@ def set_trial_scorecard(
     """
     version = command.version
 
-    def change(connection: Connection) -> ScorecardChange | None:
+    def change(connection: Connection) -> ScorecardChange:
         trial = scorecards.shadow(connection)
         former = None if trial is None else trial.version
         if version == former:
-            return None
+            named = version or scorecards.active_version(connection, moment.today)
+            return _unchanged(named, moment, principal)
         if version is None:
             scorecards.end_shadow(connection)
             return ScorecardChange("TRIAL_ENDED", former or "", moment.now, principal)
@@ -186,10 +193,10 @@ def retire_scorecard(
     """
     version = command.version
 
-    def change(connection: Connection) -> ScorecardChange | None:
+    def change(connection: Connection) -> ScorecardChange:
         stored = _require_stored(connection, version, moment)
         if stored.state == "RETIRED":
-            return None
+            return _unchanged(version, moment, principal)
         if stored.state == "ACTIVE":
             raise _in_use(version, "ACTIVE", "it is active; activate another one first")
         if stored.state == "SHADOW":
@@ -253,12 +260,9 @@ def _change_once(
     database: Database,
     command: _Command,
     moment: Moment,
-    change: Callable[[Connection], ScorecardChange | None],
+    change: Callable[[Connection], ScorecardChange],
 ) -> None:
-    """Make the change and record it, unless the same request made it before.
-
-    `change` returns None if there was nothing to change; then nothing is stored under the id.
-    """
+    """Make the change and record it, unless the same request made it before."""
     content = fingerprint(command)
 
     def attempt(_number: int) -> None:
@@ -272,10 +276,15 @@ def _change_once(
                 replication.confirm(connection)
                 return
             made = change(connection)
-            if made is not None:
-                scorecards.record(connection, made, moment, (command.request_id, content))
+            scorecards.record(connection, made, moment, (command.request_id, content))
 
     database.retry(attempt)
+
+
+def _unchanged(version: str, moment: Moment, principal: str) -> ScorecardChange:
+    """What a request that changes nothing stores under its id: after the change of another caller,
+    its repeat would otherwise have an effect."""
+    return ScorecardChange(UNCHANGED, version, moment.now, principal)
 
 
 def _follow_schedule(connection: Connection, moment: Moment) -> bool:

@@ -39,7 +39,9 @@ GROWTH: Final[Mapping[str, Growth]] = {
     "credit_scores": Growth("each customer", _ONE_ROW),
     "contested_customers": Growth("each customer whose id an import gave to another", _ONE_ROW),
     "scorecards": Growth("each scorecard", "only operators add one"),
-    "scorecard_changes": Growth("each change of a scorecard's state", "only operators make one"),
+    "scorecard_changes": Growth(
+        "each request to change a scorecard's state", "only operators make one"
+    ),
     "scorecard_schedule": Growth("each scheduled activation", "the scheduled day"),
     "bookmarks": Growth("each rolling job", "a fixed number of rows"),
     "requests": Growth("each write", "`CREDIT_REQUEST_RETENTION_DAYS` after the write"),

@@ -212,6 +212,9 @@ class ScorecardChange:
     number: int = 0
 
 
+UNCHANGED = "UNCHANGED"
+"""The kind of an entry for a request that changed nothing. The history leaves it out."""
+
 _NEXT = text("SELECT coalesce(max(change_number), 0) + 1 FROM scorecard_changes")
 _RECORD = text(
     """INSERT INTO scorecard_changes (change_number, request_id, fingerprint, kind, version,
@@ -222,7 +225,8 @@ _RECORD = text(
 _REQUEST = text("SELECT fingerprint FROM scorecard_changes WHERE request_id = :request_id")
 _HISTORY = text(
     """SELECT kind, version, changed_at, principal, previous_version, effective_on, change_number
-    FROM scorecard_changes WHERE version = :version ORDER BY change_number DESC LIMIT :limit"""
+    FROM scorecard_changes WHERE version = :version AND kind <> 'UNCHANGED'
+    ORDER BY change_number DESC LIMIT :limit"""
 )
 
 
@@ -234,7 +238,8 @@ def record(
 ) -> None:
     """Store a change and its scorecard_changed event. The transaction must hold the lock.
 
-    `request` is the id and fingerprint of the request that made it.
+    `request` is the id and fingerprint of the request that made it. A request that changed nothing
+    is stored as UNCHANGED, without an event, so that its repeat changes nothing either.
     """
     request_id, fingerprint = request or (None, None)
     values: dict[str, Any] = {
@@ -247,6 +252,8 @@ def record(
         "principal": change.principal,
     }
     connection.execute(_RECORD, values | {"request_id": request_id, "fingerprint": fingerprint})
+    if change.kind == UNCHANGED:
+        return
     payload = {
         **values,
         "changed_at": change.changed_at.isoformat(),
@@ -256,7 +263,7 @@ def record(
 
 
 def fingerprint_of(connection: Connection, request_id: UUID) -> bytes | None:
-    """Return the fingerprint of the request that had this id and an effect; None if none had."""
+    """Return the fingerprint of the request that had this id; None if none had."""
     found = connection.execute(_REQUEST, {"request_id": request_id}).scalar_one_or_none()
     return None if found is None else bytes(found)
 

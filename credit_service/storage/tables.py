@@ -294,7 +294,8 @@ scorecard_changes = Table(
     _timestamp("changed_at"),
     Column("principal", Text, nullable=False),
     CheckConstraint(
-        "kind IN ('CREATED', 'SCHEDULED', 'ACTIVATED', 'TRIAL_STARTED', 'TRIAL_ENDED', 'RETIRED')",
+        "kind IN ('CREATED', 'SCHEDULED', 'ACTIVATED', 'TRIAL_STARTED', 'TRIAL_ENDED', 'RETIRED',"
+        " 'UNCHANGED')",
         "kind_known",
     ),
     CheckConstraint(

@@ -382,6 +382,25 @@ def test_a_repeated_request_has_one_effect(place: Place) -> None:
     assert refused(calls.RetireScorecard, other).reason == "REQUEST_ID_REUSED"
 
 
+def test_a_repeat_of_a_request_without_an_effect_has_none_either(place: Place) -> None:
+    calls = place.edge.scorecards
+    place.create("a")
+    activate = pb.ActivateScorecardRequest(request_id=str(uuid4()), version="standard-1")
+    end = pb.SetTrialScorecardRequest(request_id=str(uuid4()), end=True)
+    calls.ActivateScorecard(activate)
+    calls.SetTrialScorecard(end)
+    history = list(place.get("standard-1").changes)
+    place.activate("a")
+    place.try_out("standard-1")
+    # Others made these changes meanwhile.
+    calls.ActivateScorecard(activate)
+    calls.SetTrialScorecard(end)
+    assert place.states() == {"a": "ACTIVE", "standard-1": "SHADOW"}
+    activate.version = "a"
+    assert refused(calls.ActivateScorecard, activate).reason == "REQUEST_ID_REUSED"
+    assert history == list(place.get("standard-1").changes)[1:]
+
+
 def test_activations_at_once_leave_one_active_scorecard(place: Place) -> None:
     versions = [f"v-{number}" for number in range(6)]
     for version in versions:

@@ -38,8 +38,7 @@ class ScorecardServiceStub:
     Every method that writes requires a request_id, which makes the call safe to retry. It is a UUID,
     neither nil nor max; use a new one for each intended change. A repeat with the same id and content
     has no further effect and returns the scorecard in its current state. The same id with other
-    content is rejected with REQUEST_ID_REUSED. A call that changes nothing stores nothing under its
-    id.
+    content is rejected with REQUEST_ID_REUSED. This includes calls that change nothing.
 
     Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
     there are more pages: repeat the request with it as page_token and all other fields unchanged.
@@ -117,8 +116,7 @@ class ScorecardServiceServicer:
     Every method that writes requires a request_id, which makes the call safe to retry. It is a UUID,
     neither nil nor max; use a new one for each intended change. A repeat with the same id and content
     has no further effect and returns the scorecard in its current state. The same id with other
-    content is rejected with REQUEST_ID_REUSED. A call that changes nothing stores nothing under its
-    id.
+    content is rejected with REQUEST_ID_REUSED. This includes calls that change nothing.
 
     Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
     there are more pages: repeat the request with it as page_token and all other fields unchanged.
@@ -332,8 +330,7 @@ class ScorecardService:
     Every method that writes requires a request_id, which makes the call safe to retry. It is a UUID,
     neither nil nor max; use a new one for each intended change. A repeat with the same id and content
     has no further effect and returns the scorecard in its current state. The same id with other
-    content is rejected with REQUEST_ID_REUSED. A call that changes nothing stores nothing under its
-    id.
+    content is rejected with REQUEST_ID_REUSED. This includes calls that change nothing.
 
     Lists are paginated: page_size 0 means 50, the maximum is 1,000. If next_page_token is not empty,
     there are more pages: repeat the request with it as page_token and all other fields unchanged.
