@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -67,10 +67,15 @@ class Backtests:
         return started
 
     def find(self, backtest_id: str, owner: str) -> Backtest | None:
-        """Return the owner's backtest, or None."""
+        """Return a copy of the owner's backtest, or None. One that has ended has its result or its
+        error."""
         with self._lock:
             found = self._kept.get(backtest_id)
-        return found if found is not None and found.owner == owner else None
+        if found is None or found.owner != owner:
+            return None
+        # The duration is set last and read first: it may end between the two reads.
+        seconds = found.seconds
+        return replace(found, seconds=seconds)
 
     def close(self) -> None:
         """Cancel the running backtests."""
