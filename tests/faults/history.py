@@ -38,8 +38,8 @@ _REVERT_SHARE = 0.3
 
 @dataclass
 class Asked:
-    """A write with a request id, all its responses, and whether the rules rejected it. Times of
-    time.monotonic()."""
+    """A write with a request id, all its responses, whether the rules rejected it, and whether one
+    of its calls ended without a response. Times of time.monotonic()."""
 
     method: str
     request: Any
@@ -47,6 +47,7 @@ class Asked:
     answers: list[bytes] = field(default_factory=list)
     answered_at: float | None = None
     is_refused: bool = False
+    was_lost: bool = False
 
 
 @dataclass
@@ -217,6 +218,21 @@ class History:
             # A call that only validates is not recorded.
             if asked is not None:
                 asked.is_refused = True
+
+    def lost(self, request: Any) -> None:
+        """Record a call that ended without a response; the server may still be running it."""
+        with self._lock:
+            asked = self.asked.get(getattr(request, "request_id", ""))
+            if asked is not None:
+                asked.was_lost = True
+
+    def reopen_refused(self) -> None:
+        """Let requests be repeated that were rejected while another call of theirs, which was lost,
+        may still have been running."""
+        with self._lock:
+            for asked in self.asked.values():
+                if asked.is_refused and asked.was_lost:
+                    asked.is_refused = False
 
     def sends(self, sent: Sent) -> None:
         """Record the start of an ingestion."""

@@ -126,6 +126,7 @@ class Load:
         """Repeat the calls without a response until each has one."""
         pick = random.Random(self._seed)  # noqa: S311 - repeatable load
         until = time.monotonic() + timeout_seconds
+        self._history.reopen_refused()
         with self._stub() as stub, ThreadPoolExecutor(_SETTLING_CALLERS) as callers:
             while True:
                 unanswered, unfinished = self._history.unanswered(), self._history.unfinished()
@@ -444,6 +445,7 @@ class Load:
         code = call.code()
         self._history.count(self._history.statuses, code.name)
         if code in TRY_AGAIN:
+            self._history.lost(request)
             # Spread the load on a server that has just restarted.
             time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - a pause, no secret
         elif method in _REJECTED_BY_RULES and code is grpc.StatusCode.FAILED_PRECONDITION:
