@@ -1,6 +1,7 @@
 """`python -m tests.faults.controls`: remove each guard in turn; the campaign must fail.
 
-With all guards it must pass, and without a guard it must fail for the reason that the guard exists.
+With all guards it must pass, and without a guard one of three campaigns, with one seed after the
+other, must fail for the reason that the guard exists.
 Exits with 1 otherwise.
 """
 
@@ -39,6 +40,8 @@ EXPECTED: Mapping[str, str] = {
 }
 """The expected kind of finding for each removed guard."""
 
+_ATTEMPTS = 3
+"""Campaigns to find a removed guard. One may have no two calls that meet, on a busy machine."""
 _COUNTS = Counts(kills={"server": 1, "worker": 1}, crashes=1, flushes=1)
 _FEW = Counts(kills={"server": 1, "worker": 1})
 _OTHERS: Mapping[str, Counts] = {
@@ -72,16 +75,19 @@ def main() -> int:
         counts = _OTHERS.get(guard, _COUNTS)
         # With all guards everything must end, also on a busy machine.
         drain_seconds = 120.0 if guard == NONE else 30.0
-        plan = Plan(given.seconds, 24, seed, counts, drain_seconds)
-        report = campaign.run(plan, "" if guard == NONE else guard)
-        kinds = Counter(finding.kind for finding in report.findings)
-        right = expected in kinds if expected else not kinds
+        for attempt in range(1 if guard == NONE else _ATTEMPTS):
+            plan = Plan(given.seconds, 24, seed + attempt, counts, drain_seconds)
+            report = campaign.run(plan, "" if guard == NONE else guard)
+            kinds = Counter(finding.kind for finding in report.findings)
+            right = expected in kinds if expected else not kinds
+            if right:
+                break
         missed += not right
         example = next((each for each in report.findings if each.kind == expected), "")
         if not right:
             print(report)  # noqa: T201
         print(  # noqa: T201
-            f"{guard:14} {'as expected' if right else 'NOT as expected':20}"
+            f"{guard:18} {'as expected' if right else 'NOT as expected':16} seed {plan.seed},"
             f" {sum(report.calls.values())} calls, found {dict(kinds) or 'nothing'}"
             f"{f'; {example}' if example else ''}",
             flush=True,

@@ -84,8 +84,10 @@ class _Link:
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to a target, in turn, skipping targets that do not answer."""
-        for _ in self._targets:
-            target = self._targets[self._next % len(self._targets)]
+        # They may change while one is tried.
+        targets = self._targets
+        for _ in targets:
+            target = targets[self._next % len(targets)]
             self._next += 1
             with suppress(OSError):
                 if len(target) == 1:
