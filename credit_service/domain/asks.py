@@ -13,6 +13,7 @@ from credit_service.domain.loans import (
     LoanTerms,
 )
 from credit_service.domain.money import format_hundredths, format_rate
+from credit_service.domain.searching import passing_bound
 from credit_service.rupees import format_inr
 
 
@@ -105,11 +106,8 @@ def is_repayable(terms: LoanTerms | Ask) -> bool:
 
 def longest_repayable_tenure(principal_paise: int, annual_rate_bps: int) -> int:
     """The longest tenure over which the principal is repayable at that rate: 1 … 480 months."""
-    fitting, too_long = MIN_TENURE_MONTHS, MAX_TENURE_MONTHS + 1
-    while too_long - fitting > 1:
-        middle = (fitting + too_long) // 2
-        if is_repayable(LoanTerms(principal_paise, annual_rate_bps, middle)):
-            fitting = middle
-        else:
-            too_long = middle
-    return fitting
+    return passing_bound(
+        MIN_TENURE_MONTHS,
+        MAX_TENURE_MONTHS + 1,
+        lambda months: is_repayable(LoanTerms(principal_paise, annual_rate_bps, months)),
+    )

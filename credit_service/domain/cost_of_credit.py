@@ -11,6 +11,7 @@ from functools import lru_cache
 from credit_service.domain.charges import Charge, ChargePayee, charges_paise
 from credit_service.domain.installments import installment_paise, last_installment_paise
 from credit_service.domain.loans import Loan, LoanTerms
+from credit_service.domain.searching import passing_bound
 
 _MONTHLY_BPS = 120_000
 """A yearly rate of 1 basis point is 1 / 120 000 a month."""
@@ -99,11 +100,4 @@ def apr_bps(
     too_high = 1
     while reaches(too_high):
         too_high *= 2
-    found = too_high // 2
-    while too_high - found > 1:
-        middle = (found + too_high) // 2
-        if reaches(middle):
-            found = middle
-        else:
-            too_high = middle
-    return found
+    return passing_bound(too_high // 2, too_high, reaches)

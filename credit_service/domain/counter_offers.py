@@ -18,6 +18,7 @@ from credit_service.domain.loans import (
     LoanTerms,
 )
 from credit_service.domain.reasons import Rules
+from credit_service.domain.searching import passing_bound
 from credit_service.rupees import RUPEE_PAISE
 
 
@@ -136,13 +137,10 @@ def largest_principal_below(
     while too_large > least:
         fitting = max(too_large // 2, least)
         if is_approved(fitting * RUPEE_PAISE):
-            while too_large - fitting > 1:
-                middle = (fitting + too_large) // 2
-                if is_approved(middle * RUPEE_PAISE):
-                    fitting = middle
-                else:
-                    too_large = middle
-            return fitting * RUPEE_PAISE
+            rupees = passing_bound(
+                fitting, too_large, lambda rupees: is_approved(rupees * RUPEE_PAISE)
+            )
+            return rupees * RUPEE_PAISE
         too_large = fitting
     return None
 
@@ -157,13 +155,7 @@ def shortest_tenure_above(declined: int, is_approved: Callable[[int], bool]) -> 
     while too_short < MAX_TENURE_MONTHS:
         fitting = min(too_short + step, MAX_TENURE_MONTHS)
         if is_approved(fitting):
-            while fitting - too_short > 1:
-                middle = (fitting + too_short) // 2
-                if is_approved(middle):
-                    fitting = middle
-                else:
-                    too_short = middle
-            return fitting
+            return passing_bound(fitting, too_short, is_approved)
         too_short, step = fitting, 2 * step
     return None
 
@@ -191,12 +183,7 @@ def _shortest_tenure(limits: Limits, principal_paise: int) -> int | None:
             return None
         too_short = fitting
         fitting = min(2 * fitting, longest)
-    while fitting - too_short > 1:
-        middle = (too_short + fitting) // 2
-        if monthly_fits(middle):
-            fitting = middle
-        else:
-            too_short = middle
+    fitting = passing_bound(fitting, too_short, monthly_fits)
     for tenure in range(fitting, longest + 1):
         if limits.fits(principal_paise, tenure):
             return tenure
